@@ -1,0 +1,1550 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = [
+#     "tensorflow>=2.20,<3",
+#     "keras>=3.10,<4",
+#     "numpy>=2.0,<3",
+#     "pandas>=2.2,<4",
+#     "pyarrow>=17",
+#     "matplotlib>=3.9,<4",
+#     "pooch>=1.8,<2",
+#     "tqdm>=4.66,<5",
+# ]
+# ///
+"""Does synthetic RNA-seq data help a cancer type classifier? Ask your own table.
+
+rnagen learns the distribution of an expression table with a cancer type for
+each sample by a conditional variational autoencoder, draws synthetic samples of
+every type, adds them to the training data of a small classifier, and shows on
+held-out samples whether accuracy rises, beside a control that takes as many
+training steps on real data alone.
+
+    python rnagen.py --top_k_types 10 --n_samples 10000
+    python rnagen.py --plot
+    python rnagen.py --rnaseq expression.tsv.gz --types types.tsv --plot
+
+Without --rnaseq it takes the CANDLE RNA-seq tables, or, where they cannot be
+had, a simulated cohort, and says so. README.md has formats, method and limits.
+"""
+
+# From top to bottom: settings; errors and streams; data; split and preprocessing; training; models; sampling;
+# the experiment; files out; command line. A function stands before its first caller.
+
+from __future__ import annotations
+
+import argparse
+import bz2
+import contextlib
+import csv
+import functools
+import gzip
+import hashlib
+import itertools
+import json
+import lzma
+import math
+import os
+import platform
+import re
+import sys
+import tempfile
+import time
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import keras
+    import pandas as pd
+    import tensorflow as tf
+
+__version__ = "1.0.0"
+
+# ---- settings ----------------------------------------------------------------------------------------------------
+
+HIDDEN_CLASSIFIER = (200, 100)  # the published classifier
+HIDDEN_AUTOENCODER = (100, 100)  # the published encoder, and decoder
+CLASSIFIER_BATCH = 256
+VALIDATION_FRACTION = 0.1  # of the training groups of each type
+LEAST_GENERATOR_STEPS = 600  # 20 epochs of a few hundred rows would stop long before the bound has settled
+UNUSED_LATENT = 0.1  # nats of KL a sample below which the latent carries nothing
+CLASSIFIER_RATE = 0.001  # Adam's default, as published
+GENERATOR_RATE = 0.003  # held-out loss after 600 steps: 369 nats, against 409 at 0.001 (miRNA of 20 tumour types)
+DEFAULT_EPOCHS = 20
+PLOT_EPOCHS = 20
+COUNTS_ABOVE = 50.0  # no log2 scale of expression reaches this; raw counts and TPM do
+FLOOR_SHARE = 0.001  # a lowest value that this share of all entries sits at is the floor of its scale
+CORES = os.cpu_count() or 1
+BLOCK = 1024  # rows drawn from one random stream: 4 MB at 942 genes, which stays in cache
+STEPS_A_CALL = 100  # training steps in one graph call: seldom enough to be free, often enough for Ctrl-C
+
+MODEL_NAMES = {"cvae": "conditional autoencoder", "vae": "variational autoencoder", "ae": "autoencoder"}
+
+CANDLE_URL = "https://ftp.mcs.anl.gov/pub/candle/public/benchmarks/Examples/rnagen/"
+CANDLE_FILES = ("combined_rnaseq_data_lincs1000_source_scale", "combined_cancer_types")
+CANDLE_SOURCES = ("CCLE", "CTRP", "GDSC", "NCI60", "gCSI", "GDC")
+DOWNLOAD_TIMEOUT = (5, 30)  # seconds to connect, seconds without a byte
+
+FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
+OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+UNREADABLE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)  # pandas' parser errors are ValueErrors
+
+Rows = tuple[np.ndarray, np.ndarray]  # standardised genes (rows, genes) float32, type indices (rows,) int32
+Unit = tuple[np.ndarray, np.ndarray]  # scale and offset (genes,) that take standardised genes to [0, 1]
+
+
+# ---- errors and streams ------------------------------------------------------------------------------------------
+
+
+class RnagenError(Exception):
+    """Something that the user can mend: names file, column or flag, the value, and what to do."""
+
+
+def note(message: str) -> None:
+    """Say on stderr, in one line, what the user should know but did not ask for."""
+    print(f"rnagen: {message}", file=sys.stderr, flush=True)
+
+
+def say(line: str = "") -> None:
+    """Print a line of results on stdout, clear of any live bar."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def stream(seed: int, name: str, block: int = 0) -> np.random.Generator:
+    """Return the random stream of that name: independent of every other name and block of the same seed."""
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence([seed, zlib.crc32(name.encode()), block])))
+
+
+@contextlib.contextmanager
+def silenced_stderr() -> Iterator[None]:
+    """Send file descriptor 2 to nowhere: TensorFlow's C++ start-up lines do not pass through Python."""
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
+def load_tensorflow() -> None:
+    """Import TensorFlow and start its devices without a word on stderr.
+
+    Raises
+    ------
+    RnagenError
+        TensorFlow is not installed.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # operations this small run faster side by side than split up
+    try:
+        with silenced_stderr():
+            import tensorflow as tf
+
+            tf.zeros(1)
+            tf.get_logger().setLevel("ERROR")
+    except ImportError as error:
+        raise RnagenError(f"TensorFlow cannot be imported ({error}): pip install -r requirements.txt") from error
+
+
+# ---- data: the cohort, simulated or read -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Expression of a set of samples, each with a cancer type and a group that a split must not tear apart.
+
+    expression is float32 (samples, genes) in the input's units, NaN where missing; samples, types and groups are
+    arrays of str (samples,), genes of str (genes,). grouping says how the groups were found.
+    """
+
+    name: str
+    simulated: bool
+    expression: np.ndarray
+    samples: np.ndarray
+    genes: np.ndarray
+    types: np.ndarray
+    groups: np.ndarray
+    grouping: str
+
+    def take(self, rows: np.ndarray) -> Cohort:
+        """Return the cohort of the given rows (indices or mask)."""
+        columns = ("expression", "samples", "types", "groups")
+        return replace(self, **{column: getattr(self, column)[rows] for column in columns})
+
+    def sha256(self) -> str:
+        """Hash what was read: ids, genes, types, groups and values."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.expression))
+        for names in (self.samples, self.genes, self.types, self.groups):
+            digest.update("\n".join(names).encode())
+        return digest.hexdigest()
+
+
+def group_samples(samples: Sequence[str], regex: str | None = None) -> tuple[np.ndarray, str]:
+    """Find the patient or cell line behind each sample id.
+
+    With regex, its first capture group (the whole id where it does not match). Else a TCGA barcode anywhere in the
+    id gives the patient, and a CANDLE id (a source, a dot, a name) the cell line: its name upper-cased, letters and
+    digits only, since the sources spell one line differently. Any other id is a group of its own.
+
+    Returns the groups (samples,) and a phrase that says how they were found.
+    """
+    if regex is not None:
+        found = [re.search(regex, sample) for sample in samples]
+        groups = [match[1] or "" if match else sample for match, sample in zip(found, samples, strict=True)]
+        return np.array(groups, dtype=str), f"by --group_regex {regex}"
+    barcode = re.compile(r"TCGA[-_.]([A-Z0-9]{2})[-_.]([A-Z0-9]{4})", re.IGNORECASE)
+    groups, kinds = [], set()
+    for sample in samples:
+        source, dot, name = sample.partition(".")
+        if match := barcode.search(sample):
+            groups.append(f"TCGA-{match[1]}-{match[2]}".upper())
+            kinds.add("patients (TCGA barcodes)")
+        elif dot and source in CANDLE_SOURCES:
+            groups.append(re.sub(r"[^A-Z0-9]", "", name.upper()))
+            kinds.add("cell lines (CANDLE ids)")
+        else:
+            groups.append(sample)
+    return np.array(groups, dtype=str), " and ".join(sorted(kinds)) or "each sample its own"
+
+
+def simulate_cohort(samples: int = 15_198, genes: int = 942, types: int = 33, seed: int = 2021) -> Cohort:
+    """Simulate a pan-cancer RNA-seq cohort of tumours and of cell lines profiled by several projects.
+
+    Types sit in lineages that share expression; genes move together in modules; tumours are mixed with stroma by
+    their purity; each source shifts each gene; counts are negative binomial (a gamma-mixed Poisson) with dispersion
+    falling with the mean, at a library size of its own for each sample; values are log2(CPM + 1). As in the CANDLE
+    tables that it stands in for, 15,198 samples of 33 types give 7,612 in the 10 largest types and 11,756 in the
+    20 largest, and about a fifth are cell lines that up to three of five projects have profiled. The effect sizes
+    are set for a linear classifier to find it as hard as real cohorts (tests/test_data.py).
+
+    Method: Robinson and Smyth 2008 and Love, Huber and Anders 2014 for the counts.
+    """
+    rng = stream(seed, "simulated cohort")
+    sparse = lambda rows, share, sd: rng.normal(0, sd, (rows, genes)) * (rng.random((rows, genes)) < share)  # noqa: E731
+    weight = (np.arange(types) + 12.35) ** -1.25
+    label = np.repeat(np.arange(types), 2)[:samples]  # at least two samples of each type
+    label = rng.permutation(np.append(label, rng.choice(types, samples - len(label), p=weight / weight.sum())))
+    lineage = rng.integers(math.ceil(types / 4), size=types)
+    baseline = rng.normal(5, 2, genes)  # log2 CPM
+    profile = baseline + sparse(lineage.max() + 1, 0.5, 0.9)[lineage] + sparse(types, 0.4, 0.245)  # (types, genes)
+    modules = sparse(16, 0.2, 0.5).astype(np.float32)
+    stroma = np.exp2(baseline + rng.normal(0, 1.5, genes)).astype(np.float32)  # CPM
+    shift = rng.normal(0, 0.3, (len(CANDLE_SOURCES), genes)).astype(np.float32)
+    dispersion = (0.15 + 1 / np.exp2(baseline)).astype(np.float32)
+
+    ids, source, biology = _simulated_ids(label, rng)
+    purity = np.where(source == len(CANDLE_SOURCES) - 1, rng.beta(6, 3, samples), 1).astype(np.float32)
+    millions = np.exp(rng.normal(np.log(20), 0.4, samples)).astype(np.float32)  # reads
+    scores = rng.standard_normal((samples, len(modules)), dtype=np.float32)[biology]  # one line, one biology
+    profile = profile.astype(np.float32)
+    expression = np.empty((samples, genes), np.float32)
+
+    def fill(block: int) -> None:
+        rng = stream(seed, "simulated counts", block)
+        rows = slice(block * BLOCK, (block + 1) * BLOCK)
+        depth = millions[rows, None]
+        mean = np.exp2(profile[label[rows]] + scores[rows] @ modules)
+        mean = mean * purity[rows, None] + stroma * (1 - purity[rows, None])
+        mean *= np.exp2(shift[source[rows]]) * dispersion * depth
+        counts = rng.poisson(mean * rng.standard_gamma(np.broadcast_to(1 / dispersion, mean.shape), dtype=np.float32))
+        expression[rows] = np.log2(counts / depth + 1)
+
+    with ThreadPoolExecutor(CORES) as pool:
+        list(pool.map(fill, range(math.ceil(samples / BLOCK))))
+    groups, grouping = group_samples(ids)
+    gene_names = np.array([f"GENE{i:05d}" for i in range(1, genes + 1)])
+    type_names = np.array([f"type_{i:02d}" for i in range(1, types + 1)])
+    return Cohort("simulated cohort", True, expression, ids, gene_names, type_names[label], groups, grouping)
+
+
+def _simulated_ids(label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the sample ids, each one's source, and the row whose biology it shares, each (samples,)."""
+    ids = np.array([f"GDC.SIM_{i:06d}" for i in range(len(label))], dtype=object)
+    source = np.full(len(label), len(CANDLE_SOURCES) - 1)
+    biology = np.arange(len(label))
+    coverage = np.log([1018, 812, 1018, 60, 357])  # samples that each cell-line project has in the CANDLE tables
+    is_line = rng.random(len(label)) < 0.215
+    lines = 0
+    for one_type in np.unique(label):
+        rows = np.flatnonzero(is_line & (label == one_type))
+        for line in np.array_split(rows, range(3, len(rows), 3)):
+            projects = np.argsort(coverage + rng.gumbel(size=len(coverage)))[::-1]  # without replacement
+            lines += 1
+            for row, project in zip(line, projects, strict=False):
+                dash = "" if project == 0 else "-"  # CCLE spells ALLSIL what the others call ALL-SIL
+                ids[row] = f"{CANDLE_SOURCES[project]}.SIM{dash}{lines:05d}"
+                source[row], biology[row] = project, line[0]
+    return ids.astype(str), source, biology
+
+
+def fetch_candle() -> tuple[Path, Path]:
+    """Return the two CANDLE files from the local cache, downloading what is not there.
+
+    A download lands under its name only when complete; its SHA-256 is recorded beside it then and checked ever after.
+
+    Raises
+    ------
+    RnagenError
+        A cached file no longer matches its record.
+    OSError
+        The server cannot be reached, breaks off, or sends something else.
+    """
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")
+    folder = Path(pooch.os_cache("rnagen"))
+    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=DOWNLOAD_TIMEOUT)
+    for name in CANDLE_FILES:
+        path, record = folder / name, folder / f"{name}.sha256"
+        if not path.exists():
+            record.unlink(missing_ok=True)
+            pooch.retrieve(CANDLE_URL + name, None, fname=name, path=folder, downloader=downloader)
+            with open(path, "rb") as file:
+                if b"\t" not in file.readline():  # a portal's or a proxy's page with status 200
+                    path.unlink()
+                    raise OSError(f"{CANDLE_URL}{name} is not a tab-separated table")
+        digest = pooch.file_hash(path)
+        if not record.exists():
+            with replacing(record) as beside:
+                beside.write_text(digest + "\n")
+        elif record.read_text().strip() != digest:
+            raise RnagenError(
+                f"{path}: SHA-256 {digest[:12]}... is not the one recorded when it was downloaded; "
+                f"delete it to download it again"
+            )
+    return folder / CANDLE_FILES[0], folder / CANDLE_FILES[1]
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a name beside path to write to, and rename it to path once all is written."""
+    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def readable_table(path: Path) -> Iterator[None]:
+    """Turn whatever a reader raises about path into one line."""
+    if not path.exists():
+        raise RnagenError(f"{path}: no such file")
+    if path.is_dir():
+        raise RnagenError(f"{path}: is a directory; name the file in it")
+    try:
+        yield
+    except UNREADABLE as error:
+        first_line = str(error).strip().split("\n")[0] or type(error).__name__
+        raise RnagenError(
+            f"{path}: cannot be read as a table ({first_line}); give tab- or comma-separated text, "
+            f"plain or .gz .bz2 .xz, or .parquet"
+        ) from error
+
+
+def read_table(path: Path, text: bool = False) -> pd.DataFrame:
+    """Read a table as it stands: its first column str, the others what they hold, or all str; names may repeat.
+
+    Text may be separated by tabs or commas, and its header may lack the name of the first column, as R writes it.
+
+    Raises
+    ------
+    RnagenError
+        The file is missing, not a table, without rows or of a single column.
+    """
+    import pandas as pd
+
+    with readable_table(path):
+        if path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+            if not isinstance(table.index, pd.RangeIndex):
+                table = table.reset_index()
+            first = table.columns[0]
+            table = table.astype(str if text else {first: str}).mask(table.isna())
+        else:
+            with OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8-sig", newline="") as file:
+                line = file.readline()
+            if not line.strip():
+                raise RnagenError(f"{path}: is empty")
+            separator = "\t" if "\t" in line else ","
+            names = next(csv.reader([line], delimiter=separator))
+            options = {"dtype": str, "keep_default_na": False} if text else {"dtype": {0: str}, "low_memory": False}
+            try:
+                table = pd.read_csv(path, sep=separator, header=None, skiprows=1, **options)
+            except pd.errors.EmptyDataError:
+                table = pd.DataFrame(columns=range(len(names)))
+            if len(table.columns) == len(names) + 1:
+                names = ["Sample", *names]
+            if len(table.columns) != len(names):
+                raise ValueError(f"the header has {len(names)} columns, the first row {len(table.columns)}")
+            table.columns = names
+    if len(table.columns) < 2:
+        raise RnagenError(f"{path}: has a single column; separate columns by tabs or commas")
+    if table.empty:
+        raise RnagenError(f"{path}: has a header but no rows")
+    return table
+
+
+def read_expression(path: Path) -> tuple[pd.DataFrame, pd.Series | None]:
+    """Read an expression table: float32 values by sample id and gene, and its `type` column if it has one.
+
+    Raises
+    ------
+    RnagenError
+        Anything that read_table raises; an id or gene that is missing or repeated; a value that is text or infinite;
+        no value at all.
+    """
+    import pandas as pd
+
+    table = read_table(path)
+    table = table.set_index(table.columns[0]).drop(columns="Cancer_type_id", errors="ignore")
+    for what, names in (("sample id", table.index), ("gene", table.columns)):
+        if names.hasnans:
+            raise RnagenError(f"{path}: {what} number {int(np.argmax(names.isna())) + 1} is missing; name it")
+        if names.has_duplicates:
+            raise RnagenError(f"{path}: {what} {names[names.duplicated()][0]!r} occurs twice; keep one")
+    types = table.pop("type").dropna().astype(str) if "type" in table else None
+    for gene in table.columns[[not pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes]]:
+        numbers = pd.to_numeric(table[gene], errors="coerce")
+        wrong = table[gene][numbers.isna() & table[gene].notna()]
+        if len(wrong):
+            raise RnagenError(
+                f"{path}: column {gene!r}: {wrong.iloc[0]!r} (sample {wrong.index[0]!r}) is not a number; "
+                f"remove the column or mend the value"
+            )
+        table[gene] = numbers
+    with np.errstate(over="ignore"):  # beyond float32: infinite, said below
+        table = table.astype(np.float32)
+    values = table.to_numpy()
+    if np.isinf(values).any():
+        row, column = np.argwhere(np.isinf(values))[0]
+        raise RnagenError(
+            f"{path}: column {table.columns[column]!r}: infinite value (sample {table.index[row]!r}); "
+            f"mend it or leave it empty"
+        )
+    if np.isnan(values).all():
+        raise RnagenError(f"{path}: no column holds a number; give a column of values for each gene")
+    return table, types
+
+
+def read_types(path: Path, known: set[str]) -> pd.DataFrame:
+    """Read a type table: column `type`, and `group` if its header names one, by sample id.
+
+    The first row is a header unless it holds one of the known sample ids.
+
+    Raises
+    ------
+    RnagenError
+        Anything that read_table raises; a sample with two types.
+    """
+    import pandas as pd
+
+    table = read_table(path, text=True)
+    header = [str(name) for name in table.columns]
+    if header[0] in known:
+        table = pd.concat([pd.DataFrame([header], columns=table.columns), table])
+    columns = {"type": table.iloc[:, 1]}
+    if header[0] not in known and "group" in header[2:]:
+        columns["group"] = table.iloc[:, header.index("group", 2)]
+    annotation = pd.DataFrame({name: column.str.strip() for name, column in columns.items()})
+    annotation.index = table.iloc[:, 0].str.strip()
+    annotation = annotation[annotation["type"].notna() & (annotation["type"] != "")]
+    annotation = annotation[~annotation.reset_index().duplicated().to_numpy()]
+    if annotation.index.has_duplicates:
+        sample = annotation.index[annotation.index.duplicated()][0]
+        found = " and ".join(repr(one) for one in annotation.loc[sample, "type"])
+        raise RnagenError(f"{path}: sample {sample!r} occurs twice, with types {found}; keep one")
+    return annotation
+
+
+def read_cohort(rnaseq: Path, types: Path | None, group_regex: str | None, name: str | None = None) -> Cohort:
+    """Read an expression table and the types of its samples, keeping the samples that have one.
+
+    Raises
+    ------
+    RnagenError
+        What read_expression and read_types raise; no types at all, or none for any sample.
+    """
+    expression, own_types = read_expression(rnaseq)
+    if types is not None:
+        annotation = read_types(types, {*expression.index, *expression.columns})
+        if expression.columns.isin(annotation.index).sum() > expression.index.isin(annotation.index).sum():
+            note(f"{rnaseq}: has genes in rows and samples in columns; turned")
+            expression = expression.T
+    elif own_types is not None:
+        annotation = own_types.to_frame()
+    else:
+        raise RnagenError(f"{rnaseq}: has no column `type`; give a table of sample ids and types by --types")
+    typed = expression.index.isin(annotation.index)
+    if not typed.any():
+        raise RnagenError(
+            f"{types or rnaseq}: has a type for no sample of {rnaseq} (ids like {annotation.index[:1].tolist()} "
+            f"against {expression.index[:1].tolist()}); make the sample ids agree"
+        )
+    if not typed.all():
+        note(f"{(~typed).sum()} of {len(typed)} samples have no type and are kept out")
+        expression = expression[typed]
+    annotation = annotation.loc[expression.index]
+    samples = expression.index.to_numpy(dtype=str)
+    if "group" in annotation:
+        groups, grouping = annotation["group"].fillna("").to_numpy(dtype=str), "column `group` of the type table"
+        groups = np.where(groups == "", samples, groups)
+    else:
+        groups, grouping = group_samples(samples, group_regex)
+    return Cohort(
+        name or "/".join(rnaseq.resolve().parts[-2:]),
+        False,
+        np.ascontiguousarray(expression, dtype=np.float32),
+        samples,
+        expression.columns.to_numpy(dtype=str),
+        annotation["type"].to_numpy(dtype=str),
+        groups,
+        grouping,
+    )
+
+
+def load_cohort(source: str, rnaseq: Path | None, types: Path | None, group_regex: str | None, seed: int) -> Cohort:
+    """Return the cohort asked for: the given tables, the CANDLE files, or the simulated one.
+
+    source "auto" falls back from CANDLE to the simulated cohort and says why; "candle" insists; "simulated" never
+    touches the network.
+
+    Raises
+    ------
+    RnagenError
+        What read_cohort and fetch_candle raise; source is "candle" and the files cannot be had.
+    """
+    if rnaseq is not None:
+        return read_cohort(rnaseq, types, group_regex)
+    if source == "simulated":
+        return simulate_cohort(seed=seed)
+    try:
+        rnaseq, types = fetch_candle()
+    except OSError as error:
+        reason = f"the CANDLE files could not be fetched from {CANDLE_URL.split('/')[2]} ({type(error).__name__})"
+        if source == "candle":
+            raise RnagenError(f"--data candle: {reason}; try again later, or give --rnaseq and --types") from error
+        note(f"the data are simulated, since {reason}; for your own give --rnaseq and --types")
+        return simulate_cohort(seed=seed)
+    return read_cohort(rnaseq, types, group_regex, name="CANDLE combined RNA-seq")
+
+
+def keep_top_types(cohort: Cohort, top: int | None) -> Cohort:
+    """Keep the samples of the `top` most frequent types (ties in alphabetical order); None: 20, or all if fewer.
+
+    Raises
+    ------
+    RnagenError
+        There are fewer types than asked for, or fewer than two.
+    """
+    ranked = [name for name, _ in sorted(Counter(cohort.types.tolist()).items(), key=lambda item: (-item[1], item[0]))]
+    if len(ranked) < 2:
+        raise RnagenError(f"{cohort.name}: every sample has the type {ranked[0]!r}; at least two types are needed")
+    if top is not None and top > len(ranked):
+        raise RnagenError(f"--top_k_types {top}: {cohort.name} has {len(ranked)} types; ask for at most {len(ranked)}")
+    return cohort.take(np.isin(cohort.types, ranked[: top or 20]))
+
+
+# ---- split and preprocessing: fitted on training rows only -------------------------------------------------------
+
+
+def hold_out(
+    types: np.ndarray, groups: np.ndarray, fraction: float, least: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Choose the rows to hold out: of each type that fraction of its groups, but at least `least` and never all.
+
+    A group whose rows differ in type counts for the type of its first row.
+
+    Returns a mask (rows,), True where held out.
+    """
+    names, first = np.unique(groups, return_index=True)
+    held = []
+    for one_type in np.unique(types):
+        own = rng.permutation(names[types[first] == one_type])
+        count = min(max(round(fraction * len(own)), least), len(own) - 1)
+        held.extend(own[: max(count, 0)])
+    return np.isin(groups, held)
+
+
+def split_cohort(cohort: Cohort, test_fraction: float, seed: int) -> tuple[Cohort, np.ndarray, Cohort]:
+    """Split into training and test samples, stratified by type, whole groups on one side.
+
+    Returns the training cohort, the mask of its rows that validate (training,), and the test cohort. Where no type
+    has groups to spare, validation is on the training rows themselves, and a note says so.
+
+    Raises
+    ------
+    RnagenError
+        A type whose groups do not reach both sides.
+    """
+    test = hold_out(cohort.types, cohort.groups, test_fraction, 1, stream(seed, "split"))
+    for one_type in np.unique(cohort.types):
+        rows = cohort.types == one_type
+        if test[rows].all() or not test[rows].any():
+            raise RnagenError(
+                f"{cohort.name}: type {str(one_type)!r} cannot be split: {rows.sum()} samples in "
+                f"{len(np.unique(cohort.groups[rows]))} groups; leave it out by a smaller --top_k_types, or add samples"
+            )
+    training = cohort.take(~test)
+    validates = hold_out(training.types, training.groups, VALIDATION_FRACTION, 0, stream(seed, "validation"))
+    for one_type in np.unique(training.types[validates]):  # where groups mix types, one may have been used up
+        rows = training.types == one_type
+        if validates[rows].all():
+            validates &= ~np.isin(training.groups, training.groups[rows])
+    if not validates.any():
+        note("too few training samples to set any aside: val_ figures are of the training rows themselves")
+    return training, validates, cohort.take(test)
+
+
+def looks_like_counts(expression: np.ndarray) -> bool:
+    """Tell whether values look like raw counts or TPM: never negative, far above any log scale."""
+    return bool(np.nanmin(expression) >= 0 and np.nanmax(expression) > COUNTS_ABOVE)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Maps between the input's units and the networks', fitted on training rows.
+
+    kept (all genes,) marks the genes that vary; mean, sd, low and span (genes,) are theirs, in training units, which
+    are log2(x + 1) of the input's if log2 is set. constant (all genes,) has the value of each gene that does not
+    vary, NaN if it was never measured. No value lies under floor, and all are whole numbers if whole is set.
+    """
+
+    kept: np.ndarray
+    constant: np.ndarray
+    mean: np.ndarray
+    sd: np.ndarray
+    low: np.ndarray
+    span: np.ndarray
+    log2: bool
+    floor: float
+    whole: bool
+
+    @classmethod
+    def fit(cls, expression: np.ndarray, transform: str) -> Preprocessing:
+        """Fit to training rows (samples, all genes); transform is "auto", "none" or "log2".
+
+        Raises
+        ------
+        RnagenError
+            No gene varies, or log2 is asked for negative values.
+        """
+        lowest = np.nanmin(expression)
+        if transform == "log2" and lowest < 0:
+            raise RnagenError(
+                f"--transform log2: the table has negative values (down to {lowest:g}); use --transform none"
+            )
+        log2 = transform == "log2" or (transform == "auto" and looks_like_counts(expression))
+        at_floor = np.count_nonzero(expression == lowest) > max(10, FLOOR_SHARE * expression.size)
+        floor = 0.0 if lowest >= 0 else float(lowest) if at_floor else -np.inf
+        whole = log2 and bool((np.isnan(expression) | (expression == np.round(expression))).all())
+        values = np.log2(expression + 1) if log2 else expression
+        low, high = np.fmin.reduce(values), np.fmax.reduce(values)  # NaN only where the whole column is
+        kept = high > low
+        if not kept.any():
+            raise RnagenError("every gene is constant over the training samples; there is nothing to learn")
+        constant = np.where(kept, np.nan, np.fmin.reduce(expression))
+        values, low, high = values[:, kept], low[kept], high[kept]
+        mean, sd = np.nanmean(values, axis=0, dtype=np.float64), np.nanstd(values, axis=0, dtype=np.float64)
+        return cls(kept, constant, np.float32(mean), np.float32(sd), low, high - low, log2, floor, whole)
+
+    def standardise(self, expression: np.ndarray) -> np.ndarray:
+        """Map (samples, all genes) in the input's units to (samples, genes) of mean 0, sd 1; missing becomes 0."""
+        values = expression[:, self.kept]
+        if self.log2:
+            values = np.log2(np.maximum(values, 0) + 1)
+        return np.nan_to_num((values - self.mean) / self.sd)
+
+    def restore(self, standardised: np.ndarray) -> np.ndarray:
+        """Map (samples, genes) of mean 0, sd 1 back to (samples, all genes) in the input's units."""
+        values = standardised * self.sd
+        values += self.mean
+        if self.log2:
+            np.exp2(values, out=values)
+            values -= 1
+        if self.whole:
+            np.round(values, out=values)
+        np.maximum(values, np.float32(self.floor), out=values)
+        if self.kept.all():
+            return values
+        restored = np.tile(self.constant, (len(values), 1))
+        restored[:, self.kept] = values
+        return restored
+
+    @property
+    def unit(self) -> Unit:
+        """Scale and offset (genes,) that take standardised values to [0, 1] over the training rows."""
+        return self.sd / self.span, (self.mean - self.low) / self.span
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What an experiment works on: rows to fit, to validate and to test on, and how they were made.
+
+    types (types,) are the names behind the indices; training counts the samples to fit and to validate on.
+    """
+
+    types: np.ndarray
+    preprocessing: Preprocessing
+    fit: Rows
+    validation: Rows
+    test: Rows
+    training: int
+
+
+def prepare_tables(cohort: Cohort, test_fraction: float, transform: str, seed: int) -> Tables:
+    """Split and preprocess a cohort, and say how.
+
+    Raises
+    ------
+    RnagenError
+        What split_cohort and Preprocessing.fit raise.
+    """
+    training, validates, testing = split_cohort(cohort, test_fraction, seed)
+    preprocessing = Preprocessing.fit(training.expression, transform)
+    types = np.unique(cohort.types)
+    say(
+        f"Top {len(types)} types: {len(cohort.samples)} samples in {len(set(cohort.groups))} groups ({cohort.grouping})"
+    )
+    say(
+        f"Split by groups: {len(training.samples)} training samples ({validates.sum()} of them to validate), "
+        f"{len(testing.samples)} test samples"
+    )
+    dropped, unmeasured = (~preprocessing.kept).sum(), np.isnan(preprocessing.constant[~preprocessing.kept]).sum()
+    if dropped:
+        say(f"Genes dropped: {dropped - unmeasured} constant and {unmeasured} all missing in the training samples")
+    if missing := np.isnan(training.expression[:, preprocessing.kept]).sum():
+        say(f"Missing values: {missing} in the training samples, taken as their gene's mean")
+    if preprocessing.log2:
+        why = "values look like counts or TPM" if transform == "auto" else "as asked"
+        say(f"Transform: log2(x + 1), {why}; synthetic samples come in the table's own units")
+
+    def rows(part: Cohort) -> Rows:
+        return preprocessing.standardise(part.expression), np.searchsorted(types, part.types).astype(np.int32)
+
+    if not validates.any():
+        return Tables(types, preprocessing, rows(training), rows(training), rows(testing), len(validates))
+    parts = (training.take(~validates), training.take(validates), testing)
+    return Tables(types, preprocessing, *(rows(part) for part in parts), len(validates))
+
+
+# ---- training: every network goes through this loop --------------------------------------------------------------
+
+
+def dense_stack(inputs: int, hidden: Sequence[int], outputs: int, rng: np.random.Generator) -> keras.Sequential:
+    """Return dense relu layers and a linear one, their initial weights drawn from rng."""
+    import keras
+
+    layers: list[Any] = [keras.Input((inputs,))]
+    for units, activation in [*((units, "relu") for units in hidden), (outputs, None)]:
+        start = keras.initializers.GlorotUniform(seed=int(rng.integers(2**31)))
+        layers.append(keras.layers.Dense(units, activation, kernel_initializer=start))
+    return keras.Sequential(layers)
+
+
+class Network:
+    """What the training loop asks of a model: weights, and what it sums over a batch.
+
+    A model takes standardised genes (rows, genes), type indices (rows,) and, if noise_dim is not 0, standard normals
+    (rows, noise_dim). `sums` returns the loss and a vector of figures, both summed over the rows, so that the parts
+    of a batch add up; `measures` turns the figures of any number of rows into named measures of one row.
+    """
+
+    noise_dim = 0
+    weights: list[keras.Variable]
+
+    def sums(self, genes: tf.Tensor, types: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        raise NotImplementedError
+
+    def measures(self, figures: np.ndarray) -> dict[str, float]:
+        raise NotImplementedError
+
+    def evaluate(self, genes: np.ndarray, types: np.ndarray) -> dict[str, float]:
+        """Return the measures over the given rows, the same noise at every call."""
+        import tensorflow as tf
+
+        if not hasattr(self, "_figures"):  # traced once a model
+            signature = [tf.TensorSpec((None, genes.shape[1])), tf.TensorSpec((None,), tf.int32)]
+            signature.append(tf.TensorSpec((None, self.noise_dim)))
+            self._figures = tf.function(lambda *rows: self.sums(*rows)[1], input_signature=signature, autograph=False)
+        noise = stream(0, "evaluation").standard_normal((len(types), self.noise_dim), dtype=np.float32)
+        blocks = [slice(start, start + BLOCK) for start in range(0, len(types), BLOCK)]
+        with ThreadPoolExecutor(CORES) as pool:
+            figures = pool.map(lambda own: self._figures(genes[own], types[own], noise[own]).numpy(), blocks)
+            return self.measures(np.sum(list(figures), axis=0, dtype=float))
+
+
+class Training:
+    """Adam on mini-batches of a table held in memory, every row once an epoch; it can always be taken further.
+
+    Keras layers and optimiser do the work, many steps in one graph call: Keras' own `fit` spends most of its time
+    between steps at these sizes (tests/benchmarks/training_step.py). Each batch is cut into slices whose gradients
+    are computed side by side and added, since one small matrix product does not fill two cores.
+    """
+
+    def __init__(
+        self, model: Network, rows: Rows, batch_size: int, learning_rate: float, rng: np.random.Generator
+    ) -> None:
+        import keras
+        import tensorflow as tf
+
+        genes, types = rows
+        self.model, self.batch_size, self.rng = model, batch_size, rng
+        self.rows = len(types)
+        self.stops: dict[int, Callable[[], object]] = {}  # what to do on reaching a step
+        self.steps_per_epoch = math.ceil(self.rows / batch_size)
+        self.steps = 0
+        self._slices = max(1, min(CORES, batch_size // 32))
+        self._genes, self._types = tf.constant(genes), tf.constant(types, tf.int32)
+        self._optimizer = keras.optimizers.Adam(learning_rate)
+        self._optimizer.build(model.weights)
+        batch, noise = tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None, model.noise_dim), tf.float32)
+        traced = functools.partial(tf.function, autograph=False)  # parsing Python takes longer than tracing it
+        self._slice_sums = traced(self._sum_slice, input_signature=[batch, noise, tf.TensorSpec((), tf.float64)])
+        self._advance_in_graph = traced(self._take_steps, input_signature=[batch, noise])
+
+    def _take_steps(self, order: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        """Take a step on each batch of the rows in order (rows,); return the figures summed over all of them."""
+        import tensorflow as tf
+
+        def step(start: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            end = tf.minimum(start + self.batch_size, tf.size(order))
+            return end, total + self._take_step(order[start:end], noise[start:end])
+
+        begin = (tf.constant(0), tf.zeros(self.model.figures))
+        return tf.while_loop(lambda start, total: start < tf.size(order), step, begin)[1]
+
+    def _take_step(self, batch: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        """Take one step down the gradient of the batch's mean loss; return the batch's figures."""
+        import tensorflow as tf
+
+        size = tf.size(batch)
+        cuts = [size * part // self._slices for part in range(self._slices + 1)]
+        slices = [slice(start, end) for start, end in itertools.pairwise(cuts)]
+        parts = [self._slice_sums(batch[own], noise[own], 1 / size) for own in slices]
+        *gradients, figures = (tf.add_n(addends) for addends in zip(*parts, strict=True))
+        self._optimizer.apply(gradients, self.model.weights)
+        return figures
+
+    def _sum_slice(self, batch: tf.Tensor, noise: tf.Tensor, share: tf.Tensor) -> list[tf.Tensor]:
+        """Return the gradients and figures summed over a slice of a batch, a row's gradient counting as its share."""
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            genes, types = tf.gather(self._genes, batch), tf.gather(self._types, batch)
+            loss, figures = self.model.sums(genes, types, noise)
+            loss *= tf.cast(share, tf.float32)
+        return [*tape.gradient(loss, self.model.weights), figures]
+
+    def advance(self, steps: int, progress: Callable[[int], object] = lambda steps: None) -> dict[str, float]:
+        """Take that many more steps; return the measures of the rows they went through.
+
+        progress is called with the number of steps taken every now and then.
+        """
+        figures, goal = 0.0, self.steps + steps
+        while self.steps < goal:
+            done = self.steps % self.steps_per_epoch
+            if done == 0:
+                self._order = self.rng.permutation(self.rows).astype(np.int32)
+            pauses = [stop for stop in self.stops if stop > self.steps]
+            more = min(STEPS_A_CALL, self.steps_per_epoch - done, min([goal, *pauses]) - self.steps)
+            order = self._order[done * self.batch_size : (done + more) * self.batch_size]
+            noise = self.rng.standard_normal((len(order), self.model.noise_dim), dtype=np.float32)
+            figures = figures + self._advance_in_graph(order, noise).numpy().astype(float)
+            self.steps += more
+            progress(more)
+            if self.steps in self.stops:
+                self.stops[self.steps]()
+        return self.model.measures(figures)
+
+
+def fit(training: Training, epochs: int, validation: Rows, keep_best: bool = False) -> list[dict[str, float]]:
+    """Train for that many epochs, printing one line an epoch; return the measures and their val_ twins, by epoch.
+
+    With keep_best the model ends with the weights of the epoch of lowest val_loss.
+
+    Raises
+    ------
+    RnagenError
+        The loss is no longer a finite number.
+    """
+    from tqdm import tqdm
+
+    history: list[dict[str, float]] = []
+    best = math.inf
+    with tqdm(
+        total=epochs * training.steps_per_epoch, unit="step", leave=False, disable=not sys.stderr.isatty()
+    ) as bar:
+        for epoch in range(1, epochs + 1):
+            measures = training.advance(training.steps_per_epoch, bar.update)
+            measures |= {f"val_{name}": value for name, value in training.model.evaluate(*validation).items()}
+            say(f"Epoch {epoch}/{epochs} - " + measures_line(measures))
+            if not math.isfinite(measures["loss"]):
+                raise RnagenError(
+                    f"training failed: loss {measures['loss']} in epoch {epoch}; look for extreme values in the "
+                    f"table, or try --transform log2"
+                )
+            history.append(measures)
+            if keep_best and measures["val_loss"] < best:
+                best, best_epoch = measures["val_loss"], epoch
+                best_weights = [weight.numpy() for weight in training.model.weights]
+    if keep_best and best < math.inf and best_epoch < epochs:
+        for weight, value in zip(training.model.weights, best_weights, strict=True):
+            weight.assign(value)
+        say(f"Kept the weights of epoch {best_epoch}, where val_loss is lowest")
+    return history
+
+
+def measures_line(measures: dict[str, float]) -> str:
+    """Format measures as Keras does."""
+    return " - ".join(f"{name}: {value:.4f}" for name, value in measures.items())
+
+
+# ---- models: the classifier and the generators -------------------------------------------------------------------
+
+
+class Classifier(Network):
+    """Dense 200-100 relu network on genes scaled to [0, 1], trained by cross-entropy.
+
+    unit is the scale and offset (genes,) that take standardised genes to [0, 1].
+    """
+
+    figures = 3
+
+    def __init__(self, types: int, unit: Unit, rng: np.random.Generator) -> None:
+        self.scale, self.offset = unit
+        self.network = dense_stack(len(self.scale), HIDDEN_CLASSIFIER, types, rng)
+        self.weights = self.network.trainable_variables
+
+    def sums(self, genes: tf.Tensor, types: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        import tensorflow as tf
+
+        logits = self.network(genes * self.scale + self.offset)  # (rows, types)
+        loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(types, logits))
+        right = tf.math.count_nonzero(tf.argmax(logits, 1, tf.int32) == types, dtype=tf.float32)
+        return loss, tf.stack([tf.cast(tf.size(types), tf.float32), loss, right])
+
+    def measures(self, figures: np.ndarray) -> dict[str, float]:
+        rows, loss, right = figures
+        return {"loss": loss / rows, "accuracy": right / rows}
+
+
+class Autoencoder(Network):
+    """Autoencoder of standardised genes x that draws new rows of a type c.
+
+    Its loss, in nats a sample, with encoder mean m and sd s, decoder f, type means t and a noise sd r learned for
+    each gene:
+
+        - sum over genes of ln N(x | t(c) + f(z, c), r^2)  +  KL(N(m, s^2) || N(0, 1)),   z = m + s * normal
+        where m and s are the encoder's of x - t(c) and c
+
+    This is the CVAE (Sohn, Lee and Yan 2015) with learned noise (Rybkin, Daniilidis and Levine 2021). The means of the
+    training rows are a fixed path around the network, which would otherwise blur the types of few rows. The VAE
+    (Kingma and Welling 2014) leaves out c and t; the autoencoder, s and the KL as well. A CVAE draws z from its prior,
+    the others from a Gaussian for each type fitted to the latents of the training rows (Ghosh et al. 2020).
+    """
+
+    figures = 9
+
+    def __init__(
+        self, model: str, type_means: np.ndarray, latent_dim: int, unit: Unit, rng: np.random.Generator
+    ) -> None:
+        import keras
+
+        self.conditional, self.variational = model == "cvae", model != "ae"
+        self.types, genes = type_means.shape
+        self.type_means = type_means * self.conditional
+        self.noise_dim = latent_dim
+        self.scale, self.offset = unit
+        condition = self.types * self.conditional
+        self.encoder = dense_stack(genes + condition, HIDDEN_AUTOENCODER, latent_dim * (1 + self.variational), rng)
+        self.decoder = dense_stack(latent_dim + condition, HIDDEN_AUTOENCODER, genes, rng)
+        self.log_noise = keras.Variable(np.zeros(genes, np.float32), name="log_noise")
+        self.weights = [*self.encoder.trainable_variables, *self.decoder.trainable_variables, self.log_noise]
+        self.latent_mean = np.zeros((self.types, latent_dim), np.float32)
+        self.latent_root = np.tile(np.eye(latent_dim, dtype=np.float32), (self.types, 1, 1))
+
+    def with_condition(self, values: tf.Tensor, types: tf.Tensor) -> tf.Tensor:
+        """Append the types, one-hot, where the model is conditional."""
+        import tensorflow as tf
+
+        return tf.concat([values, tf.one_hot(types, self.types)], 1) if self.conditional else values
+
+    def encode(self, centred: tf.Tensor, types: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Return mean and log variance (None without a KL) of the latents (rows, latent_dim) of centred genes."""
+        import tensorflow as tf
+
+        code = self.encoder(self.with_condition(centred, types))
+        return tf.split(code, 2, axis=1) if self.variational else (code, None)
+
+    def decode(self, latent: tf.Tensor, types: tf.Tensor) -> tf.Tensor:
+        """Return the expected genes less type means (rows, genes) of latents (rows, latent_dim)."""
+        return self.decoder(self.with_condition(latent, types))
+
+    def sums(self, genes: tf.Tensor, types: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        import tensorflow as tf
+
+        rows = tf.cast(tf.size(types), tf.float32)
+        centred = genes - tf.gather(self.type_means, types)
+        latent, log_variance = self.encode(centred, types)
+        kl = tf.zeros(())
+        if self.variational:
+            kl = tf.reduce_sum(tf.square(latent) + tf.exp(log_variance) - 1 - log_variance) / 2
+            latent += tf.exp(log_variance / 2) * noise
+        error = centred - self.decode(latent, types)
+        squares = tf.reduce_sum(tf.square(error), 0)  # (genes,)
+        log_noise = self.log_noise.value
+        loss = kl + tf.reduce_sum(squares * tf.exp(-2 * log_noise)) / 2
+        loss += rows * tf.reduce_sum(log_noise + math.log(2 * math.pi) / 2)
+        # the rest on genes scaled to [0, 1]; their correlation follows from moments that add up over batches
+        real = genes * self.scale + self.offset
+        drawn = real - error * self.scale
+        chance = tf.clip_by_value(drawn, 1e-6, 1 - 1e-6)
+        against = tf.math.log(1 - chance)
+        xent = -tf.reduce_sum(real * (tf.math.log(chance) - against) + against)
+        moments = [tf.reduce_sum(values) for values in (real, drawn, tf.square(real), tf.square(drawn))]
+        return loss, tf.stack([rows, loss, kl, xent, tf.reduce_sum(squares * tf.square(self.scale)), *moments])
+
+    @np.errstate(invalid="ignore")
+    def measures(self, figures: np.ndarray) -> dict[str, float]:
+        rows, loss, kl = figures[:3]
+        xent, mse, real, drawn, real_square, drawn_square = figures[3:] / (rows * len(self.scale))
+        covariance = (real_square + drawn_square - mse) / 2 - real * drawn
+        variances = (real_square - real**2) * (drawn_square - drawn**2)
+        corr = covariance / math.sqrt(variances) if variances > 0 else math.nan
+        return {"loss": loss / rows, "kl": kl / rows, "xent": xent, "mse": mse, "corr": corr}
+
+    def fit_latents(self, genes: np.ndarray, types: np.ndarray) -> None:
+        """Fit a Gaussian to the latents of each type's rows, where the prior does not know the types.
+
+        A type's covariance counts with the pooled one as if latent_dim + 1 more of its rows had that one, which keeps
+        it of full rank (regularised discriminant analysis, Friedman 1989).
+        """
+        if self.conditional:
+            return
+        latent, log_variance = self.encode(genes, types)
+        latent = latent.numpy().astype(float)
+        blur = np.exp(log_variance.numpy()).mean(0) if self.variational else 0.0  # the posterior's own variance
+        names, label = np.unique(types, return_inverse=True)
+        means = np.array([latent[types == name].mean(0) for name in names])
+        residual = latent - means[label]
+        pooled = residual.T @ residual / len(residual)
+        for name, mean in zip(names, means, strict=True):
+            own, extra = residual[types == name], self.noise_dim + 1
+            covariance = (own.T @ own + extra * pooled) / (len(own) + extra) + np.eye(self.noise_dim) * (blur + 1e-6)
+            self.latent_mean[name], self.latent_root[name] = mean, np.linalg.cholesky(covariance).T
+
+    def draw(self, types: np.ndarray, rng: np.random.Generator, noise: bool = True) -> np.ndarray:
+        """Draw a standardised row (rows, genes) for each of at most BLOCK type indices; without noise, its mean.
+
+        The first rows do not depend on how many follow.
+        """
+        import tensorflow as tf
+
+        if not hasattr(self, "_decode"):
+            signature = [tf.TensorSpec((None, self.noise_dim), tf.float32), tf.TensorSpec((None,), tf.int32)]
+            self._decode = tf.function(self.decode, input_signature=signature, autograph=False)
+        normal = rng.standard_normal((BLOCK, self.noise_dim), dtype=np.float32)[: len(types)]
+        latent = np.empty_like(normal)
+        for one_type in np.unique(types):
+            rows = types == one_type
+            latent[rows] = self.latent_mean[one_type] + normal[rows] @ self.latent_root[one_type]
+        expected = self._decode(latent, types.astype(np.int32)).numpy() + self.type_means[types]
+        if not noise:
+            return expected
+        drawn = rng.standard_normal(expected.shape, dtype=np.float32)
+        drawn *= np.exp(self.log_noise.numpy())
+        drawn += expected
+        return drawn
+
+
+# ---- sampling ----------------------------------------------------------------------------------------------------
+
+
+def draw_types(n_samples: int, types: int, seed: int) -> np.ndarray:
+    """Return a uniformly random type index for each synthetic row (n_samples,)."""
+    return stream(seed, "synthetic types").integers(types, size=n_samples)
+
+
+def draw_samples(
+    model: Autoencoder, preprocessing: Preprocessing, types: np.ndarray, seed: int
+) -> Iterator[np.ndarray]:
+    """Yield synthetic rows of the given types, in the input's units, in blocks (at most BLOCK, all genes).
+
+    Each block has a random stream of its own, so that blocks can be drawn side by side, or elsewhere, and the first
+    rows do not depend on how many follow.
+    """
+
+    def block(number: int) -> np.ndarray:
+        own = types[number * BLOCK : (number + 1) * BLOCK]
+        return preprocessing.restore(model.draw(own, stream(seed, "synthetic rows", number)))
+
+    workers = 2 * CORES  # while one waits for the decoder another draws noise
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque = deque()
+        for number in range(math.ceil(len(types) / BLOCK)):
+            waiting.append(pool.submit(block, number))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+# ---- the experiment: do synthetic rows help a classifier? --------------------------------------------------------
+
+
+def steps_of(rows: int, epochs: Iterable[int]) -> list[int]:
+    """Return the classifier's training steps in each of those numbers of epochs over so many rows."""
+    return [epoch * math.ceil(rows / CLASSIFIER_BATCH) for epoch in epochs]
+
+
+class ClassifierRun:
+    """A classifier in training, scored on the test rows at every step in stops that it passes.
+
+    All runs of an experiment start from the same weights, so that only their rows and number of steps differ.
+    """
+
+    def __init__(self, rows: Rows, tables: Tables, stops: Iterable[int], seed: int) -> None:
+        model = Classifier(len(tables.types), tables.preprocessing.unit, stream(seed, "classifier weights"))
+        self.training = Training(model, rows, CLASSIFIER_BATCH, CLASSIFIER_RATE, stream(seed, "classifier order"))
+        self.training.stops = dict.fromkeys(stops, self.score)
+        self.tables = tables
+        self.scores: dict[int, dict[str, float]] = {}  # by step
+
+    def score(self) -> None:
+        self.scores[self.training.steps] = self.training.model.evaluate(*self.tables.test)
+
+    def train(self, epochs: int, title: str, closing: str) -> float:
+        """Train with a line an epoch; print and return the scores where that ends, which must be a stop."""
+        say(f"\n{title}")
+        fit(self.training, epochs, self.tables.validation)
+        scores = self.scores[self.training.steps]
+        say(f"\n{closing}\n{measures_line(scores)}")
+        return scores["accuracy"]
+
+    def accuracy_at(self, step: int) -> float:
+        """Train on to that stop if it lies ahead; return the test accuracy there."""
+        if step > self.training.steps:
+            self.training.advance(step - self.training.steps)
+        return self.scores[step]["accuracy"]
+
+
+def train_generator(
+    model: str, latent_dim: int, epochs: int | None, batch_size: int, tables: Tables, seed: int
+) -> tuple[Autoencoder, dict[str, Any]]:
+    """Train a generator, with a line an epoch; epochs None means 20, or more where those are few steps.
+
+    Returns the generator and its entry in the results.
+    """
+    start = time.perf_counter()
+    say(f"\nTrain {MODEL_NAMES[model]}:")
+    genes, types = tables.fit
+    type_means = np.array([genes[types == one_type].mean(0) for one_type in range(len(tables.types))])
+    weights = stream(seed, "generator weights")
+    generator = Autoencoder(model, type_means, latent_dim, tables.preprocessing.unit, weights)
+    training = Training(generator, tables.fit, batch_size, GENERATOR_RATE, stream(seed, "generator order"))
+    enough = math.ceil(LEAST_GENERATOR_STEPS / training.steps_per_epoch)
+    if epochs is None and enough > DEFAULT_EPOCHS:
+        say(f"{enough} epochs instead of {DEFAULT_EPOCHS}, to make at least {LEAST_GENERATOR_STEPS} training steps")
+    history = fit(training, epochs or max(enough, DEFAULT_EPOCHS), tables.validation, keep_best=True)
+    generator.fit_latents(genes, types)
+    if generator.variational and generator.evaluate(*tables.validation)["kl"] < UNUSED_LATENT:
+        note(
+            f"the latent is unused (KL under {UNUSED_LATENT} nats): rows of a type differ by noise alone; train longer"
+        )
+    return generator, {"model": model, "seconds": time.perf_counter() - start, "history": history}
+
+
+def generate(generator: Autoencoder, tables: Tables, n_samples: int, seed: int) -> tuple[Rows, dict[str, float]]:
+    """Draw synthetic rows of random types; return them, standardised again, and their entry in the results."""
+    say(f"\nGenerate {n_samples} RNAseq samples:")
+    start = time.perf_counter()
+    types = draw_types(n_samples, len(tables.types), seed)
+    expression = np.concatenate(list(draw_samples(generator, tables.preprocessing, types, seed)))
+    seconds = time.perf_counter() - start
+    rate = n_samples / seconds
+    say(f"Done in {seconds:.3f} seconds ({rate:.1f} samples/s).")
+    synthetic = tables.preprocessing.standardise(expression), types.astype(np.int32)
+    return synthetic, {"n": n_samples, "seconds": seconds, "samples_per_second": rate}
+
+
+def compare_accuracy(real: float, same_steps: float, augmented: float) -> dict[str, float]:
+    """Print what synthetic rows changed, then the control; return the results' entry."""
+    change = f"{(augmented - real) / real:+.2%}" if real else "n/a"
+    say(f"Test accuracy change: {change} ({real:.4f} -> {augmented:.4f})")
+    points = 100 * (augmented - same_steps)
+    say(f"Same training steps on real data alone: {same_steps:.4f} (synthetic data adds {points:+.2f} points)")
+    return {"real": real, "same_steps": same_steps, "augmented": augmented}
+
+
+def compare_epochs(real: ClassifierRun, augmented: ClassifierRun) -> list[dict[str, float]]:
+    """Print and return test accuracy by epochs of training: on real rows, as long on real rows, with synthetic rows.
+
+    Both runs must have been made with the stops of all PLOT_EPOCHS, the real one with the augmented one's too.
+    """
+    say("\nPlot test accuracy using models trained with and without synthetic data:")
+    say("training time: before vs after")
+    epochs = range(1, PLOT_EPOCHS + 1)
+    own, same = (steps_of(run.training.rows, epochs) for run in (real, augmented))
+    table = []
+    for epoch, own_step, same_step in zip(epochs, own, same, strict=True):
+        before, control = real.accuracy_at(own_step), real.accuracy_at(same_step)
+        after = augmented.accuracy_at(same_step)
+        table.append({"epochs": epoch, "real": before, "same_steps": control, "augmented": after})
+        say(f"# epochs = {epoch}: {before:.4f} vs {after:.4f} (same steps on real data: {control:.4f})")
+    return table
+
+
+# ---- files out: figure and results -------------------------------------------------------------------------------
+
+
+def check_writable(path: Path, flag: str) -> None:
+    """Find out before any training whether a file can be written at path.
+
+    Raises
+    ------
+    RnagenError
+        The folder does not exist or cannot be written to, or path is a folder.
+    """
+    if path.is_dir():
+        raise RnagenError(f"{flag} {path}: is a directory; name a file in it")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise RnagenError(f"{flag} {path}: cannot be written ({error.strerror}); name a folder that can") from error
+
+
+def plot_path(given: str, types: int, simulated: bool) -> Path:
+    """Return where the figure goes: the published name in the given folder, or the given file, marked if simulated.
+
+    Raises
+    ------
+    RnagenError
+        What is given is neither a folder nor the name of a figure.
+    """
+    path = Path(given)
+    if path.is_dir():
+        path /= f"test-accuracy-comparison-{types}-types.png"
+    elif path.suffix not in FIGURE_SUFFIXES:
+        raise RnagenError(f"--plot {path}: is neither a folder nor a name ending in {' '.join(FIGURE_SUFFIXES)}")
+    return path.with_name(f"{path.stem}-simulated{path.suffix}") if simulated else path
+
+
+def write_plot(table: list[dict[str, float]], path: Path, title: str) -> Path:
+    """Draw test accuracy against epochs to path, and write the numbers to a .csv beside it, whose path is returned."""
+    from matplotlib.figure import Figure
+
+    numbers = path.with_suffix(".csv")
+    lines = {  # the published columns, and the control
+        "augmented": ("trained w/ synthetic data", "#b2182b", "o-"),
+        "same_steps": ("same steps w/o synthetic data", "#4d4d4d", "s--"),
+        "real": ("trained w/o synthetic data", "#2166ac", "^:"),
+    }
+    figure = Figure(figsize=(7, 4.6), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    for key, (label, colour, style) in lines.items():
+        axes.plot([row["epochs"] for row in table], [row[key] for row in table], style, color=colour, label=label, ms=4)
+    axes.set(
+        xlabel="Epochs (same steps: as many steps as with synthetic data)",
+        ylabel="Test accuracy",
+        title=title,
+        xlim=(0.5, len(table) + 0.5),
+    )
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    with replacing(path) as beside:
+        figure.savefig(beside)
+    with replacing(numbers) as beside, open(beside, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["Epochs", *(lines[key][0] for key in ("real", "augmented", "same_steps"))])
+        writer.writerows([row["epochs"], row["real"], row["augmented"], row["same_steps"]] for row in table)
+    return numbers
+
+
+def describe(cohort: Cohort) -> dict[str, Any]:
+    """Return the results' entry for the data."""
+    return {
+        "name": cohort.name,
+        "simulated": cohort.simulated,
+        "samples": len(cohort.samples),
+        "genes": len(cohort.genes),
+        "types": len(set(cohort.types)),
+        "groups": len(set(cohort.groups)),
+        "sha256": cohort.sha256(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    import keras
+    import tensorflow as tf
+
+    found = {module.__name__: module.__version__ for module in (np, tf, keras)}
+    return {"rnagen": __version__, "python": platform.python_version(), **found}
+
+
+def write_json(path: Path, results: dict[str, Any]) -> None:
+    """Write results to path, whole or not at all."""
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(results, indent=2) + "\n")
+
+
+# ---- command line ------------------------------------------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers wrong usage in one line."""
+
+    def error(self, message: str) -> Any:
+        self.exit(2, f"rnagen: {message} (see --help)\n")
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers of at least `least`."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[+-]?\d+", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        return int(text)
+
+    return parse
+
+
+def fraction(text: str) -> float:
+    """Parse a number between 0 and 1, both excluded."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
+    return value
+
+
+def pattern(text: str) -> str:
+    """Parse a regular expression with a capture group."""
+    try:
+        if not re.compile(text).groups:
+            raise argparse.ArgumentTypeError(f"{text!r} has no capture group; put ( ) around what names the group")
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression ({error})") from error
+    return text
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = Parser("rnagen.py", description=__doc__, formatter_class=layout, allow_abbrev=False, add_help=False)
+
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--rnaseq",
+        type=Path,
+        metavar="FILE",
+        help="expression table: samples in rows, a column a gene (default: see --data)",
+    )
+    data.add_argument(
+        "--types",
+        type=Path,
+        metavar="FILE",
+        help="type table: sample id, type, perhaps `group` (default: the column `type` of --rnaseq)",
+    )
+    data.add_argument(
+        "--data",
+        choices=("auto", "candle", "simulated"),
+        help="without --rnaseq: auto takes the CANDLE files from the cache or the network, else the simulated cohort "
+        "(default: auto)",
+    )
+    data.add_argument(
+        "-k",
+        "--top_k_types",
+        type=whole_number(2),
+        metavar="N",
+        help="number of most frequent types kept (default: 20, or all if fewer)",
+    )
+    data.add_argument(
+        "--transform",
+        choices=("auto", "none", "log2"),
+        default="auto",
+        help="train on log2(x + 1); auto does where values look like counts or TPM (default: auto)",
+    )
+    data.add_argument(
+        "--group_regex",
+        type=pattern,
+        metavar="REGEX",
+        help="its first capture group in a sample id names the patient or cell line "
+        "(default: TCGA barcodes and CANDLE ids)",
+    )
+    data.add_argument(
+        "--test_fraction",
+        type=fraction,
+        default=0.5,
+        metavar="X",
+        help="share of each type's groups held out for testing, 0 to 1 (default: 0.5)",
+    )
+
+    generator = parser.add_argument_group("generator")
+    generator.add_argument(
+        "-m", "--model", choices=("cvae", "vae", "ae"), default="cvae", help="generator (default: cvae)"
+    )
+    generator.add_argument(
+        "-d", "--latent_dim", type=whole_number(1), default=10, metavar="N", help="latent dimensions (default: 10)"
+    )
+    generator.add_argument(
+        "-e",
+        "--epochs",
+        type=whole_number(1),
+        metavar="N",
+        help="generator's passes over the training rows (default: 20, or more to make 600 steps)",
+    )
+    generator.add_argument(
+        "-b",
+        "--batch_size",
+        type=whole_number(1),
+        default=128,
+        metavar="N",
+        help="generator's rows a training step (default: 128)",
+    )
+    generator.add_argument(
+        "-n",
+        "--n_samples",
+        type=whole_number(1),
+        default=10_000,
+        metavar="N",
+        help="synthetic samples (default: 10000)",
+    )
+
+    experiment = parser.add_argument_group("experiment")
+    experiment.add_argument(
+        "--classifier_epochs",
+        type=whole_number(1),
+        default=2,
+        metavar="N",
+        help="classifier's passes over its training rows (default: 2)",
+    )
+    experiment.add_argument(
+        "--plot",
+        nargs="?",
+        const=".",
+        metavar="PATH",
+        help="compare 1 to 20 classifier epochs in a table, a figure and a .csv at PATH, "
+        "a folder or a .png, .pdf or .svg (default: off; without PATH the working directory)",
+    )
+    experiment.add_argument(
+        "--results", type=Path, metavar="FILE.json", help="write everything found to this file (default: off)"
+    )
+    experiment.add_argument(
+        "--seed", type=whole_number(0), default=2021, metavar="N", help="seed of everything random (default: 2021)"
+    )
+
+    about = parser.add_argument_group("about")
+    about.add_argument("--debug", action="store_true", help="show the traceback of an error (default: one line)")
+    about.add_argument(
+        "--version", action="version", version=f"rnagen {__version__}", help="print the version and stop"
+    )
+    about.add_argument("-h", "--help", action="help", help="print this and stop")
+    return parser
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; wrong usage ends the program with status 2."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.types is not None and args.rnaseq is None:
+        parser.error("argument --types: give its expression table by --rnaseq as well")
+    if args.data is not None and args.rnaseq is not None:
+        parser.error(f"argument --data {args.data}: is for runs without --rnaseq; give one of the two")
+    return args
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out what the command line asks for: from the table to the results."""
+    if args.results:
+        check_writable(args.results, "--results")
+    if args.plot:
+        check_writable(plot_path(args.plot, 0, False), "--plot")
+
+    cohort = load_cohort(args.data or "auto", args.rnaseq, args.types, args.group_regex, args.seed)
+    say(
+        f"Data: {cohort.name}: {len(cohort.samples)} samples, {len(cohort.genes)} genes, {len(set(cohort.types))} types"
+    )
+    cohort = keep_top_types(cohort, args.top_k_types)
+    tables = prepare_tables(cohort, args.test_fraction, args.transform, args.seed)
+    load_tensorflow()
+
+    epochs = {args.classifier_epochs, *(range(1, PLOT_EPOCHS + 1) if args.plot else ())}
+    real_rows, rows = len(tables.fit[1]), len(tables.fit[1]) + args.n_samples
+    same_steps = steps_of(rows, epochs)
+    real = ClassifierRun(tables.fit, tables, [*steps_of(real_rows, epochs), *same_steps], args.seed)
+    before = real.train(args.classifier_epochs, "Train a type classifier:", "Evaluate on test data:")
+
+    generator, trained = train_generator(args.model, args.latent_dim, args.epochs, args.batch_size, tables, args.seed)
+    synthetic, sampled = generate(generator, tables, args.n_samples, args.seed)
+
+    joined = tuple(np.concatenate(parts) for parts in zip(tables.fit, synthetic, strict=True))
+    augmented = ClassifierRun(joined, tables, same_steps, args.seed)
+    total = f"{tables.training} + {args.n_samples} = {tables.training + args.n_samples} samples"
+    title = f"Train a type classifier with synthetic data:\n{total}"
+    after = augmented.train(args.classifier_epochs, title, "Evaluate again on original test data:")
+    control = real.accuracy_at(augmented.training.steps)
+    accuracy = compare_accuracy(before, control, after)
+
+    results = {
+        "data": describe(cohort),
+        "arguments": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
+        "versions": versions(),
+        "workers": 1,
+        "train_samples": tables.training,
+        "test_samples": len(tables.test[1]),
+        "accuracy": accuracy,
+        "generator": trained,
+        "sampling": sampled,
+    }
+    if args.plot:
+        results["plot"] = compare_epochs(real, augmented)
+        path = plot_path(args.plot, len(tables.types), cohort.simulated)
+        numbers = write_plot(results["plot"], path, f"{cohort.name}, {len(tables.types)} types")
+        say(f"Written to {path} and {numbers.name}")
+    if args.results:
+        write_json(args.results, results)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run rnagen; return 0, or 1 for bad data and 130 for Ctrl-C, said in one line on stderr (2: wrong usage)."""
+    args = parse_arguments(argv)
+    try:
+        run(args)
+    except RnagenError as error:
+        if args.debug:
+            raise
+        note(f"error: {error}")
+        return 1
+    except OSError as error:  # a full disk, a closed pipe: what it concerns is in its text
+        if args.debug:
+            raise
+        note(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        note("interrupted")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,251 @@
+"""Bad input ends in one line on stderr that names the file, column or flag and the value, and leaves no file."""
+
+import gzip
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import QUICK, call, make_table, write_tables
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import rnagen
+
+SCRIPT = Path(rnagen.__file__)
+
+
+def replace_text(files: list[object], text: str | bytes, which: int = 1) -> Path:
+    """Overwrite the expression (or type) table; return its path."""
+    path = Path(str(files[which]))
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+@pytest.mark.parametrize("which", [1, 3], ids=["rnaseq", "types"])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "no such file"),
+        ("folder", "is a directory"),
+        ("", "is empty"),
+        ("Sample\tG1\n", "has a header but no rows"),
+        (bytes(range(256)) * 40, "cannot be read as a table"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\1\0", "cannot be read as a table"),
+        ("Sample\nS001\nS002\n", "has a single column"),
+        ("Sample\tG1\nS001\t1\nS002\t1\t2\t3\t4\n", "cannot be read as a table"),
+    ],
+)
+def test_files_that_are_no_tables(tables: list[object], text: str | bytes | None, says: str, which: int) -> None:
+    path = Path(str(tables[which]))
+    path.unlink()
+    if text == "folder":
+        path.mkdir()
+    elif text is not None:
+        replace_text(tables, text, which)
+    line = call(*tables).error(1)
+    assert str(path) in line
+    assert says in line
+    assert len(line) < 400
+
+
+def test_truncated_gzip(tmp_path: Path) -> None:
+    files = write_tables(tmp_path, make_table(rows=200), ".tsv.gz")
+    path = Path(str(files[1]))
+    path.write_bytes(path.read_bytes()[:-2000])
+    assert f"{path}: cannot be read as a table" in call(*files).error(1)
+
+
+def test_truncated_parquet(tmp_path: Path) -> None:
+    files = write_tables(tmp_path, make_table(), ".parquet")
+    path = Path(str(files[1]))
+    path.write_bytes(path.read_bytes()[:-100])
+    assert f"{path}: cannot be read as a table" in call(*files).error(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t: t.rename(index={"S001": "S000"}), "sample id 'S000' occurs twice"),
+        (lambda t: t.rename(columns={"G4": "G3"}), "gene 'G3' occurs twice"),
+        (lambda t: t.rename(index={"S001": ""}), "sample id number 2 is missing"),
+        (lambda t: t.assign(G2=["oops", *t["G2"].iloc[1:]]), "column 'G2': 'oops' (sample 'S000') is not a number"),
+        (lambda t: t.assign(G2=[np.inf, *t["G2"].iloc[1:]]), "column 'G2': infinite value (sample 'S000')"),
+        (lambda t: t.assign(G2=[1e300, *t["G2"].iloc[1:]]), "column 'G2': infinite value (sample 'S000')"),
+        (lambda t: t.assign(**dict.fromkeys(t.columns[:-1], np.nan)), "no column holds a number"),
+        (lambda t: t.assign(**dict.fromkeys(t.columns[:-1], 2.5)), "every gene is constant"),
+        (lambda t: t.assign(type="one"), "every sample has the type 'one'"),
+        (lambda t: t.assign(type=["rare", *t["type"].iloc[1:]]), "type 'rare' cannot be split: 1 samples in 1 groups"),
+        (lambda t: t.rename(index=lambda name: f"other{name}"), None),
+    ],
+)
+def test_tables_with_bad_values(tmp_path: Path, change: object, says: str | None) -> None:
+    table = make_table()
+    files = write_tables(tmp_path, table)
+    changed = write_tables(tmp_path, change(table))
+    if says is None:  # the ids of the two tables differ
+        table["type"].to_csv(str(files[3]), sep="\t", header=False)
+        says = "has a type for no sample of"
+    line = call(*changed, *QUICK, "--results", "results.json", "--plot").error(1)
+    assert says in line
+    assert not list(Path().iterdir())
+
+
+def test_type_with_one_group(tmp_path: Path) -> None:
+    table = make_table()
+    table.index = [
+        f"TCGA-AB-{'0000' if kind == 'liver' else f'{i:04d}'}-{i:02d}" for i, kind in enumerate(table["type"])
+    ]
+    line = call(*write_tables(tmp_path, table)).error(1)
+    assert "type 'liver' cannot be split: 24 samples in 1 groups" in line
+
+
+def test_sample_with_two_types(tables: list[object]) -> None:
+    path = Path(str(tables[3]))
+    path.write_text(path.read_text() + "S003\tbrain\n")
+    assert f"{path}: sample 'S003' occurs twice, with types 'liver' and 'brain'" in call(*tables).error(1)
+
+
+def test_no_types_at_all(tables: list[object]) -> None:
+    assert "has no column `type`; give a table of sample ids and types by --types" in call(*tables[:2]).error(1)
+
+
+def test_types_missing_for_some_samples_are_counted(tables: list[object]) -> None:
+    lines = Path(str(tables[3])).read_text().splitlines()
+    replace_text(tables, "\n".join([*lines[:-7], "S065\t", "unknown\tliver"]), 3)
+    run = call(*tables, *QUICK)
+    assert run.code == 0
+    assert "7 of 72 samples have no type and are kept out" in run.err
+    assert ": 65 samples," in run.out
+
+
+def test_negative_values_under_log2(tmp_path: Path) -> None:
+    table = make_table()
+    table.iloc[:, :-1] -= 20
+    line = call(*write_tables(tmp_path, table), "--transform", "log2").error(1)
+    assert "--transform log2: the table has negative values (down to -" in line
+
+
+def test_more_types_than_there_are(tables: list[object]) -> None:
+    line = call(*tables, "--top_k_types", 4).error(1)
+    assert "--top_k_types 4:" in line
+    assert "has 3 types" in line
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        *[
+            (flag, value)
+            for flag in ("-n", "-e", "-b", "-d", "--classifier_epochs")
+            for value in ("0", "-3", "x", "1.5")
+        ],
+        *[("-k", value) for value in ("0", "1", "-2", "many")],
+        *[("--test_fraction", value) for value in ("0", "1", "-0.5", "half", "nan")],
+        *[("--seed", value) for value in ("-1", "x")],
+        ("--group_regex", "("),
+        ("--group_regex", "S.."),
+        ("-m", "gan"),
+        ("--transform", "sqrt"),
+        ("--data", "other"),
+        ("--epoch", "3"),
+    ],
+)
+def test_wrong_usage(tables: list[object], flag: str, value: str) -> None:
+    run = call(*tables, flag, value)
+    line = run.error(2)
+    assert flag in line
+    assert run.out == ""
+
+
+def test_flags_that_exclude_each_other(tables: list[object]) -> None:
+    assert "--types" in call(*tables[2:]).error(2)
+    assert "--data simulated" in call(*tables, "--data", "simulated").error(2)
+
+
+@pytest.mark.parametrize("flag", ["--results", "--plot"])
+def test_unwritable_output_is_found_before_training(tables: list[object], flag: str) -> None:
+    start = time.monotonic()
+    run = call(*tables, flag, "missing/folder/file.png")
+    assert f"{flag} missing/folder/file.png: cannot be written" in run.error(1)
+    assert run.out == ""
+    assert time.monotonic() - start < 1
+    bad = {"--results": (".", "is a directory"), "--plot": ("figure.docx", "is neither a folder nor a name ending")}
+    assert bad[flag][1] in call(*tables, flag, bad[flag][0]).error(1)
+
+
+def test_full_disk_leaves_no_file(tables: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, text: str) -> None:
+        with self.open("w") as file:
+            file.write(text[:10])
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert "No space left on device" in call(*tables, *QUICK, "--results", "results.json").error(1)
+    assert not list(Path().iterdir())
+
+
+def test_debug_shows_the_trace(tables: list[object]) -> None:
+    with pytest.raises(rnagen.RnagenError, match="no such file"):
+        call("--rnaseq", "absent.tsv", *tables[2:], "--debug")
+
+
+def test_loss_that_is_no_number_stops(tables: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rnagen, "GENERATOR_RATE", 1e30)
+    line = call(*tables, *QUICK, "-e", 30).error(1)
+    assert "training failed: loss" in line
+
+
+def test_interrupt_ends_with_130_and_one_line(tables: list[object]) -> None:
+    command = [sys.executable, str(SCRIPT), *map(str, tables), "-e", "1000000", "--results", "results.json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("Epoch 5/1000000"):
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "rnagen: interrupted\n")
+    assert not list(Path().iterdir())
+
+
+def test_reader_that_stops_early_gets_no_trace(tables: list[object]) -> None:
+    command = [sys.executable, str(SCRIPT), *map(str, tables), "-e", "3000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.stdout.close()
+    err = process.stderr.read()
+    process.wait(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    assert len(err.splitlines()) == 1
+
+
+cells = st.one_of(st.floats(width=32).map(str), st.text(max_size=6), st.sampled_from(["", "NA", "1", "-2.5", "1e9"]))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.lists(cells, min_size=1, max_size=4), max_size=6), separator=st.sampled_from("\t,"))
+def test_wild_tables_give_a_cohort_or_one_line(tmp_path: Path, rows: list[list[str]], separator: str) -> None:
+    path = tmp_path / "wild.tsv"
+    path.write_text("\n".join(separator.join(row) for row in rows), encoding="utf-8", errors="replace")
+    try:
+        expression, types = rnagen.read_expression(path)
+    except rnagen.RnagenError as error:
+        assert str(path) in str(error)
+        assert "\n" not in str(error)
+    else:
+        assert expression.to_numpy().dtype == np.float32
+        assert not np.isinf(expression.to_numpy()).any()
+        assert expression.index.is_unique
+        assert types is None or isinstance(types, pd.Series)
+
+
+def test_gzip_of_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "empty.tsv.gz"
+    path.write_bytes(gzip.compress(b""))
+    with pytest.raises(rnagen.RnagenError, match="is empty"):
+        rnagen.read_table(path)
