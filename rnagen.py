@@ -40,6 +40,7 @@ import csv
 import functools
 import gzip
 import hashlib
+import io
 import itertools
 import json
 import lzma
@@ -79,7 +80,7 @@ CLASSIFIER_RATE = 0.001  # Adam's default, as published
 GENERATOR_RATE = 0.003  # held-out loss after 600 steps: 369 nats, against 409 at 0.001 (miRNA of 20 tumour types)
 DEFAULT_EPOCHS = 20
 PLOT_EPOCHS = 20
-COUNTS_ABOVE = 50.0  # no log2 scale of expression reaches this; raw counts and TPM do
+COUNTS_ABOVE = 50.0  # never negative and above this: raw counts or TPM, since no log2 scale of expression gets there
 FLOOR_SHARE = 0.001  # a lowest value that this share of all entries sits at is the floor of its scale
 CORES = os.cpu_count() or 1
 BLOCK = 1024  # rows drawn from one random stream: 4 MB at 942 genes, which stays in cache
@@ -94,7 +95,9 @@ DOWNLOAD_TIMEOUT = (5, 30)  # seconds to connect, seconds without a byte
 
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-UNREADABLE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)  # pandas' parser errors are ValueErrors
+UNREADABLE = (OSError, EOFError, ValueError, csv.Error, zlib.error, lzma.LZMAError)  # pandas' own are ValueErrors
+ANNOTATION = ("type", "group")  # columns of an expression table that are no genes
+LARGEST = 1e12  # no count or TPM comes near; far above, squares leave float32
 
 Rows = tuple[np.ndarray, np.ndarray]  # standardised genes (rows, genes) float32, type indices (rows,) int32
 Unit = tuple[np.ndarray, np.ndarray]  # scale and offset (genes,) that take standardised genes to [0, 1]
@@ -195,15 +198,15 @@ class Cohort:
 def group_samples(samples: Sequence[str], regex: str | None = None) -> tuple[np.ndarray, str]:
     """Find the patient or cell line behind each sample id.
 
-    With regex, its first capture group (the whole id where it does not match). Else a TCGA barcode anywhere in the
-    id gives the patient, and a CANDLE id (a source, a dot, a name) the cell line: its name upper-cased, letters and
-    digits only, since the sources spell one line differently. Any other id is a group of its own.
+    With regex, what its first capture group holds. Else a TCGA barcode anywhere in the id gives the patient, and a
+    CANDLE id (a source, a dot, a name) the cell line: its name upper-cased, letters and digits only, since the sources
+    spell one line differently. Where nothing is found the sample is a group of its own.
 
     Returns the groups (samples,) and a phrase that says how they were found.
     """
     if regex is not None:
         found = [re.search(regex, sample) for sample in samples]
-        groups = [match[1] or "" if match else sample for match, sample in zip(found, samples, strict=True)]
+        groups = [(match and match[1]) or sample for match, sample in zip(found, samples, strict=True)]
         return np.array(groups, dtype=str), f"by --group_regex {regex}"
     barcode = re.compile(r"TCGA[-_.]([A-Z0-9]{2})[-_.]([A-Z0-9]{4})", re.IGNORECASE)
     groups, kinds = [], set()
@@ -218,6 +221,26 @@ def group_samples(samples: Sequence[str], regex: str | None = None) -> tuple[np.
         else:
             groups.append(sample)
     return np.array(groups, dtype=str), " and ".join(sorted(kinds)) or "each sample its own"
+
+
+def simulate_ids(label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the sample ids, each one's source, and the row whose biology it shares, each (samples,)."""
+    ids = np.array([f"GDC.SIM_{i:06d}" for i in range(len(label))], dtype=object)
+    source = np.full(len(label), len(CANDLE_SOURCES) - 1)
+    biology = np.arange(len(label))
+    coverage = np.log([1018, 812, 1018, 60, 357])  # samples that each cell-line project has in the CANDLE tables
+    is_line = rng.random(len(label)) < 0.215
+    lines = 0
+    for one_type in np.unique(label):
+        rows = np.flatnonzero(is_line & (label == one_type))
+        for line in np.array_split(rows, range(3, len(rows), 3)):
+            projects = np.argsort(coverage + rng.gumbel(size=len(coverage)))[::-1]  # without replacement
+            lines += 1
+            for row, project in zip(line, projects, strict=False):
+                dash = "" if project == 0 else "-"  # CCLE spells ALLSIL what the others call ALL-SIL
+                ids[row] = f"{CANDLE_SOURCES[project]}.SIM{dash}{lines:05d}"
+                source[row], biology[row] = project, line[0]
+    return ids.astype(str), source, biology
 
 
 def simulate_cohort(samples: int = 15_198, genes: int = 942, types: int = 33, seed: int = 2021) -> Cohort:
@@ -245,7 +268,7 @@ def simulate_cohort(samples: int = 15_198, genes: int = 942, types: int = 33, se
     shift = rng.normal(0, 0.3, (len(CANDLE_SOURCES), genes)).astype(np.float32)
     dispersion = (0.15 + 1 / np.exp2(baseline)).astype(np.float32)
 
-    ids, source, biology = _simulated_ids(label, rng)
+    ids, source, biology = simulate_ids(label, rng)
     purity = np.where(source == len(CANDLE_SOURCES) - 1, rng.beta(6, 3, samples), 1).astype(np.float32)
     millions = np.exp(rng.normal(np.log(20), 0.4, samples)).astype(np.float32)  # reads
     scores = rng.standard_normal((samples, len(modules)), dtype=np.float32)[biology]  # one line, one biology
@@ -270,24 +293,16 @@ def simulate_cohort(samples: int = 15_198, genes: int = 942, types: int = 33, se
     return Cohort("simulated cohort", True, expression, ids, gene_names, type_names[label], groups, grouping)
 
 
-def _simulated_ids(label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the sample ids, each one's source, and the row whose biology it shares, each (samples,)."""
-    ids = np.array([f"GDC.SIM_{i:06d}" for i in range(len(label))], dtype=object)
-    source = np.full(len(label), len(CANDLE_SOURCES) - 1)
-    biology = np.arange(len(label))
-    coverage = np.log([1018, 812, 1018, 60, 357])  # samples that each cell-line project has in the CANDLE tables
-    is_line = rng.random(len(label)) < 0.215
-    lines = 0
-    for one_type in np.unique(label):
-        rows = np.flatnonzero(is_line & (label == one_type))
-        for line in np.array_split(rows, range(3, len(rows), 3)):
-            projects = np.argsort(coverage + rng.gumbel(size=len(coverage)))[::-1]  # without replacement
-            lines += 1
-            for row, project in zip(line, projects, strict=False):
-                dash = "" if project == 0 else "-"  # CCLE spells ALLSIL what the others call ALL-SIL
-                ids[row] = f"{CANDLE_SOURCES[project]}.SIM{dash}{lines:05d}"
-                source[row], biology[row] = project, line[0]
-    return ids.astype(str), source, biology
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a name beside path to write to, and rename it to path once all is written."""
+    path = path.resolve()  # what a link points to is replaced, not the link
+    beside = path.with_name(f".rnagen-{os.getpid()}{path.suffix}")
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def fetch_candle() -> tuple[Path, Path]:
@@ -329,17 +344,6 @@ def fetch_candle() -> tuple[Path, Path]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a name beside path to write to, and rename it to path once all is written."""
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield beside
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
 def readable_table(path: Path) -> Iterator[None]:
     """Turn whatever a reader raises about path into one line."""
     if not path.exists():
@@ -356,15 +360,41 @@ def readable_table(path: Path) -> Iterator[None]:
         ) from error
 
 
+def read_text(path: Path, text: bool) -> pd.DataFrame:
+    """Read a table separated by tabs or commas, whose header may lack the name of its first column, as R writes it."""
+    import pandas as pd
+
+    with OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8-sig") as file:  # opened once: it may be a pipe
+        line = file.readline()
+        if not line:
+            raise RnagenError(f"{path}: is empty")
+        separator = "\t" if "\t" in line else ","
+        names = next(csv.reader([line], delimiter=separator), [])
+        words = {number: str for number, name in enumerate(names) if number == 0 or name in ANNOTATION}
+        options: dict = {"dtype": str, "keep_default_na": False} if text else {"dtype": words, "low_memory": False}
+        try:
+            table = pd.read_csv(file, sep=separator, header=None, **options)
+        except pd.errors.EmptyDataError:
+            table = pd.DataFrame(columns=range(len(names)))
+    if len(table.columns) == len(names) + 1:
+        if table.iloc[:, -1].isin(["", np.nan]).all():  # a separator at the end of each row
+            table = table.iloc[:, :-1]
+        else:
+            names = ["Sample", *names]
+            table[0] = table[0].astype(str)
+    if len(table.columns) != len(names):
+        raise ValueError(f"the header has {len(names)} columns, the first row {len(table.columns)}")
+    table.columns = names
+    return table
+
+
 def read_table(path: Path, text: bool = False) -> pd.DataFrame:
     """Read a table as it stands: its first column str, the others what they hold, or all str; names may repeat.
-
-    Text may be separated by tabs or commas, and its header may lack the name of the first column, as R writes it.
 
     Raises
     ------
     RnagenError
-        The file is missing, not a table, without rows or of a single column.
+        The file is missing, not a table, without rows or of a single column; a name spans lines.
     """
     import pandas as pd
 
@@ -373,40 +403,74 @@ def read_table(path: Path, text: bool = False) -> pd.DataFrame:
             table = pd.read_parquet(path)
             if not isinstance(table.index, pd.RangeIndex):
                 table = table.reset_index()
-            first = table.columns[0]
-            table = table.astype(str if text else {first: str}).mask(table.isna())
+            words = str if text else dict.fromkeys(table.columns[:1], str)
+            table = table.astype(words).mask(table.isna())
         else:
-            with OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8-sig", newline="") as file:
-                line = file.readline()
-            if not line.strip():
-                raise RnagenError(f"{path}: is empty")
-            separator = "\t" if "\t" in line else ","
-            names = next(csv.reader([line], delimiter=separator))
-            options = {"dtype": str, "keep_default_na": False} if text else {"dtype": {0: str}, "low_memory": False}
-            try:
-                table = pd.read_csv(path, sep=separator, header=None, skiprows=1, **options)
-            except pd.errors.EmptyDataError:
-                table = pd.DataFrame(columns=range(len(names)))
-            if len(table.columns) == len(names) + 1:
-                names = ["Sample", *names]
-            if len(table.columns) != len(names):
-                raise ValueError(f"the header has {len(names)} columns, the first row {len(table.columns)}")
-            table.columns = names
+            table = read_text(path, text)
     if len(table.columns) < 2:
         raise RnagenError(f"{path}: has a single column; separate columns by tabs or commas")
     if table.empty:
         raise RnagenError(f"{path}: has a header but no rows")
+    broken = table.iloc[:, 0].astype(str).str.contains("\n")
+    if broken.any():
+        raise RnagenError(f"{path}: row {broken.argmax() + 1} spans lines; a quotation mark is not closed")
     return table
 
 
-def read_expression(path: Path) -> tuple[pd.DataFrame, pd.Series | None]:
-    """Read an expression table: float32 values by sample id and gene, and its `type` column if it has one.
+def tidy_annotation(annotation: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Strip the columns `type` and perhaps `group`, by sample id, and keep the samples that have a type.
 
     Raises
     ------
     RnagenError
-        Anything that read_table raises; an id or gene that is missing or repeated; a value that is text or infinite;
-        no value at all.
+        A sample has two types or groups.
+    """
+    annotation.index = annotation.index.str.strip().rename(None)
+    annotation = annotation.apply(lambda column: column.str.strip())
+    if "group" in annotation:
+        annotation["group"] = annotation["group"].mask(annotation["group"].isin(["", "NA"]))
+    annotation = annotation[annotation["type"].notna() & (annotation["type"] != "")]
+    annotation = annotation[~annotation.reset_index().duplicated().to_numpy()]
+    if annotation.index.has_duplicates:
+        sample = annotation.index[annotation.index.duplicated()][0]
+        found = " and ".join("/".join(map(str, row)) for row in annotation.loc[sample].to_numpy())
+        raise RnagenError(f"{path}: sample {sample!r} occurs twice, as {found}; keep one")
+    return annotation
+
+
+def read_types(path: Path, known: set[str]) -> pd.DataFrame:
+    """Read a type table: sample id, then type; return columns `type` and perhaps `group`, by sample id.
+
+    The first row is a header unless it holds one of the known sample ids. In a header a column named `type` goes
+    before the second one, and a column `group` is recognised.
+
+    Raises
+    ------
+    RnagenError
+        Anything that read_table and tidy_annotation raise.
+    """
+    import pandas as pd
+
+    table = read_table(path, text=True)
+    header = [str(name).strip() for name in table.columns]
+    if header[0] in known:
+        table = pd.concat([pd.DataFrame([header], columns=table.columns), table])
+        header = ["", "type"]
+    annotation = pd.DataFrame({"type": table.iloc[:, header.index("type", 1) if "type" in header[1:] else 1]})
+    if "group" in header[1:]:
+        annotation["group"] = table.iloc[:, header.index("group", 1)]
+    annotation.index = pd.Index(table.iloc[:, 0])
+    return tidy_annotation(annotation, path)
+
+
+def read_expression(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Read an expression table: float32 values by sample id and gene, and the annotation if it has a column `type`.
+
+    Raises
+    ------
+    RnagenError
+        Anything that read_table and tidy_annotation raise; an id or gene that is missing or repeated; a value that is
+        text or infinite; no value at all.
     """
     import pandas as pd
 
@@ -417,58 +481,30 @@ def read_expression(path: Path) -> tuple[pd.DataFrame, pd.Series | None]:
             raise RnagenError(f"{path}: {what} number {int(np.argmax(names.isna())) + 1} is missing; name it")
         if names.has_duplicates:
             raise RnagenError(f"{path}: {what} {names[names.duplicated()][0]!r} occurs twice; keep one")
-    types = table.pop("type").dropna().astype(str) if "type" in table else None
-    for gene in table.columns[[not pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes]]:
-        numbers = pd.to_numeric(table[gene], errors="coerce")
+    annotation = None
+    if "type" in table:
+        words = table[[name for name in ANNOTATION if name in table]]
+        annotation = tidy_annotation(words.astype(str).mask(words.isna()), path)
+        table = table.drop(columns=words.columns)
+    for gene in table.columns[[dtype.kind not in "iuf" for dtype in table.dtypes]]:
+        numbers = pd.to_numeric(table[gene].astype(str), errors="coerce")
         wrong = table[gene][numbers.isna() & table[gene].notna()]
         if len(wrong):
             raise RnagenError(
-                f"{path}: column {gene!r}: {wrong.iloc[0]!r} (sample {wrong.index[0]!r}) is not a number; "
+                f"{path}: column {gene!r}: {str(wrong.iloc[0])!r} (sample {wrong.index[0]!r}) is not a number; "
                 f"remove the column or mend the value"
             )
         table[gene] = numbers
-    with np.errstate(over="ignore"):  # beyond float32: infinite, said below
-        table = table.astype(np.float32)
-    values = table.to_numpy()
-    if np.isinf(values).any():
-        row, column = np.argwhere(np.isinf(values))[0]
+    values = table.to_numpy(dtype=np.float64)
+    if (np.abs(values) > LARGEST).any():
+        row, column = np.argwhere(np.abs(values) > LARGEST)[0]
         raise RnagenError(
-            f"{path}: column {table.columns[column]!r}: infinite value (sample {table.index[row]!r}); "
-            f"mend it or leave it empty"
+            f"{path}: column {table.columns[column]!r}: {values[row, column]:g} (sample {table.index[row]!r}) is "
+            f"beyond any expression; mend it or leave it empty"
         )
     if np.isnan(values).all():
         raise RnagenError(f"{path}: no column holds a number; give a column of values for each gene")
-    return table, types
-
-
-def read_types(path: Path, known: set[str]) -> pd.DataFrame:
-    """Read a type table: column `type`, and `group` if its header names one, by sample id.
-
-    The first row is a header unless it holds one of the known sample ids.
-
-    Raises
-    ------
-    RnagenError
-        Anything that read_table raises; a sample with two types.
-    """
-    import pandas as pd
-
-    table = read_table(path, text=True)
-    header = [str(name) for name in table.columns]
-    if header[0] in known:
-        table = pd.concat([pd.DataFrame([header], columns=table.columns), table])
-    columns = {"type": table.iloc[:, 1]}
-    if header[0] not in known and "group" in header[2:]:
-        columns["group"] = table.iloc[:, header.index("group", 2)]
-    annotation = pd.DataFrame({name: column.str.strip() for name, column in columns.items()})
-    annotation.index = table.iloc[:, 0].str.strip()
-    annotation = annotation[annotation["type"].notna() & (annotation["type"] != "")]
-    annotation = annotation[~annotation.reset_index().duplicated().to_numpy()]
-    if annotation.index.has_duplicates:
-        sample = annotation.index[annotation.index.duplicated()][0]
-        found = " and ".join(repr(one) for one in annotation.loc[sample, "type"])
-        raise RnagenError(f"{path}: sample {sample!r} occurs twice, with types {found}; keep one")
-    return annotation
+    return pd.DataFrame(values.astype(np.float32), table.index, table.columns.astype(str)), annotation
 
 
 def read_cohort(rnaseq: Path, types: Path | None, group_regex: str | None, name: str | None = None) -> Cohort:
@@ -479,15 +515,13 @@ def read_cohort(rnaseq: Path, types: Path | None, group_regex: str | None, name:
     RnagenError
         What read_expression and read_types raise; no types at all, or none for any sample.
     """
-    expression, own_types = read_expression(rnaseq)
+    expression, annotation = read_expression(rnaseq)
     if types is not None:
         annotation = read_types(types, {*expression.index, *expression.columns})
         if expression.columns.isin(annotation.index).sum() > expression.index.isin(annotation.index).sum():
             note(f"{rnaseq}: has genes in rows and samples in columns; turned")
             expression = expression.T
-    elif own_types is not None:
-        annotation = own_types.to_frame()
-    else:
+    if annotation is None:
         raise RnagenError(f"{rnaseq}: has no column `type`; give a table of sample ids and types by --types")
     typed = expression.index.isin(annotation.index)
     if not typed.any():
@@ -500,11 +534,10 @@ def read_cohort(rnaseq: Path, types: Path | None, group_regex: str | None, name:
         expression = expression[typed]
     annotation = annotation.loc[expression.index]
     samples = expression.index.to_numpy(dtype=str)
-    if "group" in annotation:
-        groups, grouping = annotation["group"].fillna("").to_numpy(dtype=str), "column `group` of the type table"
-        groups = np.where(groups == "", samples, groups)
-    else:
-        groups, grouping = group_samples(samples, group_regex)
+    groups, grouping = group_samples(samples, group_regex)
+    if "group" in annotation and group_regex is None:
+        groups = annotation["group"].fillna(annotation.index.to_series()).to_numpy(dtype=str)
+        grouping = "column `group` of the type table"
     return Cohort(
         name or "/".join(rnaseq.resolve().parts[-2:]),
         False,
@@ -530,17 +563,18 @@ def load_cohort(source: str, rnaseq: Path | None, types: Path | None, group_rege
     """
     if rnaseq is not None:
         return read_cohort(rnaseq, types, group_regex)
-    if source == "simulated":
-        return simulate_cohort(seed=seed)
-    try:
-        rnaseq, types = fetch_candle()
-    except OSError as error:
-        reason = f"the CANDLE files could not be fetched from {CANDLE_URL.split('/')[2]} ({type(error).__name__})"
-        if source == "candle":
-            raise RnagenError(f"--data candle: {reason}; try again later, or give --rnaseq and --types") from error
-        note(f"the data are simulated, since {reason}; for your own give --rnaseq and --types")
-        return simulate_cohort(seed=seed)
-    return read_cohort(rnaseq, types, group_regex, name="CANDLE combined RNA-seq")
+    if source != "simulated":
+        try:
+            rnaseq, types = fetch_candle()
+            return read_cohort(rnaseq, types, group_regex, name="CANDLE combined RNA-seq")
+        except OSError as error:
+            reason = f"the CANDLE files could not be fetched from {CANDLE_URL.split('/')[2]} ({type(error).__name__})"
+            if source == "candle":
+                raise RnagenError(f"--data candle: {reason}; try again later, or give --rnaseq and --types") from error
+            note(f"the data are simulated, since {reason}; for your own give --rnaseq and --types")
+    cohort = simulate_cohort(seed=seed)
+    groups, grouping = group_samples(cohort.samples, group_regex)
+    return replace(cohort, groups=groups, grouping=grouping)
 
 
 def keep_top_types(cohort: Cohort, top: int | None) -> Cohort:
@@ -610,11 +644,6 @@ def split_cohort(cohort: Cohort, test_fraction: float, seed: int) -> tuple[Cohor
     return training, validates, cohort.take(test)
 
 
-def looks_like_counts(expression: np.ndarray) -> bool:
-    """Tell whether values look like raw counts or TPM: never negative, far above any log scale."""
-    return bool(np.nanmin(expression) >= 0 and np.nanmax(expression) > COUNTS_ABOVE)
-
-
 @dataclass(frozen=True)
 class Preprocessing:
     """Maps between the input's units and the networks', fitted on training rows.
@@ -643,23 +672,26 @@ class Preprocessing:
         RnagenError
             No gene varies, or log2 is asked for negative values.
         """
+        if np.isnan(expression).all():
+            raise RnagenError("no training sample has a value; there is nothing to learn")
         lowest = np.nanmin(expression)
         if transform == "log2" and lowest < 0:
             raise RnagenError(
                 f"--transform log2: the table has negative values (down to {lowest:g}); use --transform none"
             )
-        log2 = transform == "log2" or (transform == "auto" and looks_like_counts(expression))
+        counts = lowest >= 0 and np.nanmax(expression) > COUNTS_ABOVE
+        log2 = transform == "log2" or (transform == "auto" and bool(counts))
         at_floor = np.count_nonzero(expression == lowest) > max(10, FLOOR_SHARE * expression.size)
         floor = 0.0 if lowest >= 0 else float(lowest) if at_floor else -np.inf
         whole = log2 and bool((np.isnan(expression) | (expression == np.round(expression))).all())
         values = np.log2(expression + 1) if log2 else expression
         low, high = np.fmin.reduce(values), np.fmax.reduce(values)  # NaN only where the whole column is
-        kept = high > low
+        kept = high - low > np.finfo(np.float32).tiny * 1e6
         if not kept.any():
             raise RnagenError("every gene is constant over the training samples; there is nothing to learn")
         constant = np.where(kept, np.nan, np.fmin.reduce(expression))
-        values, low, high = values[:, kept], low[kept], high[kept]
-        mean, sd = np.nanmean(values, axis=0, dtype=np.float64), np.nanstd(values, axis=0, dtype=np.float64)
+        values, low, high = values[:, kept].astype(np.float64), low[kept], high[kept]
+        mean, sd = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
         return cls(kept, constant, np.float32(mean), np.float32(sd), low, high - low, log2, floor, whole)
 
     def standardise(self, expression: np.ndarray) -> np.ndarray:
@@ -693,17 +725,24 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Tables:
-    """What an experiment works on: rows to fit, to validate and to test on, and how they were made.
+    """What an experiment works on: rows to train, to validate and to test on, and how they were made.
 
-    types (types,) are the names behind the indices; training counts the samples to fit and to validate on.
+    types (types,) are the names behind the indices; training counts the samples to train and to validate on.
     """
 
     types: np.ndarray
     preprocessing: Preprocessing
-    fit: Rows
+    train: Rows
     validation: Rows
     test: Rows
     training: int
+
+    def resident(self) -> Tables:
+        """Return the same tables with what is evaluated again and again as tensors, converted once."""
+        import tensorflow as tf
+
+        tensors = {name: tuple(map(tf.constant, getattr(self, name))) for name in ("validation", "test")}
+        return replace(self, **tensors)
 
 
 def prepare_tables(cohort: Cohort, test_fraction: float, transform: str, seed: int) -> Tables:
@@ -736,10 +775,10 @@ def prepare_tables(cohort: Cohort, test_fraction: float, transform: str, seed: i
     def rows(part: Cohort) -> Rows:
         return preprocessing.standardise(part.expression), np.searchsorted(types, part.types).astype(np.int32)
 
+    train, validation = rows(training.take(~validates)), rows(training.take(validates))
     if not validates.any():
-        return Tables(types, preprocessing, rows(training), rows(training), rows(testing), len(validates))
-    parts = (training.take(~validates), training.take(validates), testing)
-    return Tables(types, preprocessing, *(rows(part) for part in parts), len(validates))
+        validation = train
+    return Tables(types, preprocessing, train, validation, rows(testing), len(validates))
 
 
 # ---- training: every network goes through this loop --------------------------------------------------------------
@@ -765,6 +804,7 @@ class Network:
     """
 
     noise_dim = 0
+    figures: int  # how many `sums` returns
     weights: list[keras.Variable]
 
     def sums(self, genes: tf.Tensor, types: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -773,18 +813,20 @@ class Network:
     def measures(self, figures: np.ndarray) -> dict[str, float]:
         raise NotImplementedError
 
-    def evaluate(self, genes: np.ndarray, types: np.ndarray) -> dict[str, float]:
-        """Return the measures over the given rows, the same noise at every call."""
+    @functools.cached_property
+    def figures_of(self) -> Callable[..., tf.Tensor]:
+        """The figures that `sums` returns, as one graph for any number of rows."""
         import tensorflow as tf
 
-        if not hasattr(self, "_figures"):  # traced once a model
-            signature = [tf.TensorSpec((None, genes.shape[1])), tf.TensorSpec((None,), tf.int32)]
-            signature.append(tf.TensorSpec((None, self.noise_dim)))
-            self._figures = tf.function(lambda *rows: self.sums(*rows)[1], input_signature=signature, autograph=False)
+        return tf.function(lambda *rows: self.sums(*rows)[1], autograph=False, reduce_retracing=True)
+
+    def evaluate(self, genes: np.ndarray | tf.Tensor, types: np.ndarray | tf.Tensor) -> dict[str, float]:
+        """Return the measures over the given rows, the same noise at every call."""
         noise = stream(0, "evaluation").standard_normal((len(types), self.noise_dim), dtype=np.float32)
-        blocks = [slice(start, start + BLOCK) for start in range(0, len(types), BLOCK)]
+        size = min(8 * BLOCK, math.ceil(len(types) / CORES))
+        parts = [slice(start, start + size) for start in range(0, len(types), size)]
         with ThreadPoolExecutor(CORES) as pool:
-            figures = pool.map(lambda own: self._figures(genes[own], types[own], noise[own]).numpy(), blocks)
+            figures = pool.map(lambda own: self.figures_of(genes[own], types[own], noise[own]).numpy(), parts)
             return self.measures(np.sum(list(figures), axis=0, dtype=float))
 
 
@@ -803,12 +845,13 @@ class Training:
         import tensorflow as tf
 
         genes, types = rows
-        self.model, self.batch_size, self.rng = model, batch_size, rng
-        self.rows = len(types)
+        self.model, self.rows, self.rng = model, len(types), rng
+        self.batch_size = min(batch_size, self.rows)
         self.stops: dict[int, Callable[[], object]] = {}  # what to do on reaching a step
-        self.steps_per_epoch = math.ceil(self.rows / batch_size)
+        self.steps_per_epoch = math.ceil(self.rows / self.batch_size)
         self.steps = 0
-        self._slices = max(1, min(CORES, batch_size // 32))
+        self._order = np.empty(0, np.int32)  # of the epoch under way
+        self._slices = max(1, min(CORES, self.batch_size // 32))
         self._genes, self._types = tf.constant(genes), tf.constant(types, tf.int32)
         self._optimizer = keras.optimizers.Adam(learning_rate)
         self._optimizer.build(model.weights)
@@ -872,6 +915,11 @@ class Training:
         return self.model.measures(figures)
 
 
+def measures_line(measures: dict[str, float]) -> str:
+    """Format measures as Keras does."""
+    return " - ".join(f"{name}: {value:.4f}" for name, value in measures.items())
+
+
 def fit(training: Training, epochs: int, validation: Rows, keep_best: bool = False) -> list[dict[str, float]]:
     """Train for that many epochs, printing one line an epoch; return the measures and their val_ twins, by epoch.
 
@@ -907,11 +955,6 @@ def fit(training: Training, epochs: int, validation: Rows, keep_best: bool = Fal
             weight.assign(value)
         say(f"Kept the weights of epoch {best_epoch}, where val_loss is lowest")
     return history
-
-
-def measures_line(measures: dict[str, float]) -> str:
-    """Format measures as Keras does."""
-    return " - ".join(f"{name}: {value:.4f}" for name, value in measures.items())
 
 
 # ---- models: the classifier and the generators -------------------------------------------------------------------
@@ -1025,7 +1068,7 @@ class Autoencoder(Network):
         xent, mse, real, drawn, real_square, drawn_square = figures[3:] / (rows * len(self.scale))
         covariance = (real_square + drawn_square - mse) / 2 - real * drawn
         variances = (real_square - real**2) * (drawn_square - drawn**2)
-        corr = covariance / math.sqrt(variances) if variances > 0 else math.nan
+        corr = covariance / math.sqrt(variances) if variances > 0 else 0.0
         return {"loss": loss / rows, "kl": kl / rows, "xent": xent, "mse": mse, "corr": corr}
 
     def fit_latents(self, genes: np.ndarray, types: np.ndarray) -> None:
@@ -1048,22 +1091,28 @@ class Autoencoder(Network):
             covariance = (own.T @ own + extra * pooled) / (len(own) + extra) + np.eye(self.noise_dim) * (blur + 1e-6)
             self.latent_mean[name], self.latent_root[name] = mean, np.linalg.cholesky(covariance).T
 
+    @functools.cached_property
+    def decode_block(self) -> Callable[[np.ndarray, np.ndarray], tf.Tensor]:
+        """`decode`, as one graph for a block of rows."""
+        import tensorflow as tf
+
+        signature = [tf.TensorSpec((BLOCK, self.noise_dim), tf.float32), tf.TensorSpec((BLOCK,), tf.int32)]
+        return tf.function(self.decode, input_signature=signature, autograph=False)
+
     def draw(self, types: np.ndarray, rng: np.random.Generator, noise: bool = True) -> np.ndarray:
         """Draw a standardised row (rows, genes) for each of at most BLOCK type indices; without noise, its mean.
 
-        The first rows do not depend on how many follow.
+        The first rows are the same to the last bit however many follow: latents are drawn and decoded for a whole
+        block, since the rounding of a matrix product may depend on its size.
         """
-        import tensorflow as tf
-
-        if not hasattr(self, "_decode"):
-            signature = [tf.TensorSpec((None, self.noise_dim), tf.float32), tf.TensorSpec((None,), tf.int32)]
-            self._decode = tf.function(self.decode, input_signature=signature, autograph=False)
-        normal = rng.standard_normal((BLOCK, self.noise_dim), dtype=np.float32)[: len(types)]
+        whole = np.zeros(BLOCK, np.int32)
+        whole[: len(types)] = types
+        normal = rng.standard_normal((BLOCK, self.noise_dim), dtype=np.float32)
         latent = np.empty_like(normal)
-        for one_type in np.unique(types):
-            rows = types == one_type
-            latent[rows] = self.latent_mean[one_type] + normal[rows] @ self.latent_root[one_type]
-        expected = self._decode(latent, types.astype(np.int32)).numpy() + self.type_means[types]
+        for one_type in np.unique(whole):
+            rows = whole == one_type
+            latent[rows] = self.latent_mean[one_type] + np.einsum("ij,jk", normal[rows], self.latent_root[one_type])
+        expected = self.decode_block(latent, whole).numpy()[: len(types)] + self.type_means[types]
         if not noise:
             return expected
         drawn = rng.standard_normal(expected.shape, dtype=np.float32)
@@ -1152,11 +1201,11 @@ def train_generator(
     """
     start = time.perf_counter()
     say(f"\nTrain {MODEL_NAMES[model]}:")
-    genes, types = tables.fit
+    genes, types = tables.train
     type_means = np.array([genes[types == one_type].mean(0) for one_type in range(len(tables.types))])
     weights = stream(seed, "generator weights")
     generator = Autoencoder(model, type_means, latent_dim, tables.preprocessing.unit, weights)
-    training = Training(generator, tables.fit, batch_size, GENERATOR_RATE, stream(seed, "generator order"))
+    training = Training(generator, tables.train, batch_size, GENERATOR_RATE, stream(seed, "generator order"))
     enough = math.ceil(LEAST_GENERATOR_STEPS / training.steps_per_epoch)
     if epochs is None and enough > DEFAULT_EPOCHS:
         say(f"{enough} epochs instead of {DEFAULT_EPOCHS}, to make at least {LEAST_GENERATOR_STEPS} training steps")
@@ -1212,21 +1261,26 @@ def compare_epochs(real: ClassifierRun, augmented: ClassifierRun) -> list[dict[s
 # ---- files out: figure and results -------------------------------------------------------------------------------
 
 
-def check_writable(path: Path, flag: str) -> None:
-    """Find out before any training whether a file can be written at path.
+def check_outputs(outputs: Sequence[tuple[str, Path]], inputs: Iterable[Path]) -> None:
+    """Find out before any training whether each (flag, path) can be written.
 
     Raises
     ------
     RnagenError
-        The folder does not exist or cannot be written to, or path is a folder.
+        A folder is missing or cannot be written to; a path is a folder or device, an input, or another output.
     """
-    if path.is_dir():
-        raise RnagenError(f"{flag} {path}: is a directory; name a file in it")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise RnagenError(f"{flag} {path}: cannot be written ({error.strerror}); name a folder that can") from error
+    taken = {path.resolve(): "an input" for path in inputs}
+    for flag, path in outputs:
+        try:
+            if path.exists() and not path.is_file():
+                raise RnagenError(f"{flag} {path}: is a directory or device; name a file")
+            with tempfile.TemporaryFile(dir=path.resolve().parent):
+                pass
+        except OSError as error:
+            raise RnagenError(f"{flag} {path}: cannot be written ({error.strerror}); name another file") from error
+        if path.resolve() in taken:
+            raise RnagenError(f"{flag} {path}: is {taken[path.resolve()]} of this run too; name another file")
+        taken[path.resolve()] = f"what {flag} writes"
 
 
 def plot_path(given: str, types: int, simulated: bool) -> Path:
@@ -1265,6 +1319,7 @@ def write_plot(table: list[dict[str, float]], path: Path, title: str) -> Path:
         title=title,
         xlim=(0.5, len(table) + 0.5),
     )
+    axes.set_title(title, parse_math=False)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
@@ -1315,12 +1370,12 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"rnagen: {message} (see --help)\n")
 
 
-def whole_number(least: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers of at least `least`."""
+def whole_number(least: int, most: int = 10**9) -> Callable[[str], int]:
+    """Return a parser of whole numbers from least to most."""
 
     def parse(text: str) -> int:
-        if not re.fullmatch(r"[+-]?\d+", text) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        if not re.fullmatch(r"[+-]?\d{1,12}", text) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
         return int(text)
 
     return parse
@@ -1342,56 +1397,52 @@ def pattern(text: str) -> str:
     try:
         if not re.compile(text).groups:
             raise argparse.ArgumentTypeError(f"{text!r} has no capture group; put ( ) around what names the group")
-    except re.error as error:
+    except (re.error, OverflowError) as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression ({error})") from error
     return text
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = Parser("rnagen.py", description=__doc__, formatter_class=layout, allow_abbrev=False, add_help=False)
-
-    data = parser.add_argument_group("data")
-    data.add_argument(
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data")
+    group.add_argument(
         "--rnaseq",
         type=Path,
         metavar="FILE",
         help="expression table: samples in rows, a column a gene (default: see --data)",
     )
-    data.add_argument(
+    group.add_argument(
         "--types",
         type=Path,
         metavar="FILE",
         help="type table: sample id, type, perhaps `group` (default: the column `type` of --rnaseq)",
     )
-    data.add_argument(
+    group.add_argument(
         "--data",
         choices=("auto", "candle", "simulated"),
         help="without --rnaseq: auto takes the CANDLE files from the cache or the network, else the simulated cohort "
         "(default: auto)",
     )
-    data.add_argument(
+    group.add_argument(
         "-k",
         "--top_k_types",
         type=whole_number(2),
         metavar="N",
         help="number of most frequent types kept (default: 20, or all if fewer)",
     )
-    data.add_argument(
+    group.add_argument(
         "--transform",
         choices=("auto", "none", "log2"),
         default="auto",
         help="train on log2(x + 1); auto does where values look like counts or TPM (default: auto)",
     )
-    data.add_argument(
+    group.add_argument(
         "--group_regex",
         type=pattern,
         metavar="REGEX",
         help="its first capture group in a sample id names the patient or cell line "
         "(default: TCGA barcodes and CANDLE ids)",
     )
-    data.add_argument(
+    group.add_argument(
         "--test_fraction",
         type=fraction,
         default=0.5,
@@ -1399,21 +1450,26 @@ def build_parser() -> argparse.ArgumentParser:
         help="share of each type's groups held out for testing, 0 to 1 (default: 0.5)",
     )
 
-    generator = parser.add_argument_group("generator")
-    generator.add_argument(
-        "-m", "--model", choices=("cvae", "vae", "ae"), default="cvae", help="generator (default: cvae)"
+
+def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("generator")
+    group.add_argument("-m", "--model", choices=tuple(MODEL_NAMES), default="cvae", help="generator (default: cvae)")
+    group.add_argument(
+        "-d",
+        "--latent_dim",
+        type=whole_number(1, 1000),
+        default=10,
+        metavar="N",
+        help="latent dimensions (default: 10)",
     )
-    generator.add_argument(
-        "-d", "--latent_dim", type=whole_number(1), default=10, metavar="N", help="latent dimensions (default: 10)"
-    )
-    generator.add_argument(
+    group.add_argument(
         "-e",
         "--epochs",
         type=whole_number(1),
         metavar="N",
         help="generator's passes over the training rows (default: 20, or more to make 600 steps)",
     )
-    generator.add_argument(
+    group.add_argument(
         "-b",
         "--batch_size",
         type=whole_number(1),
@@ -1421,7 +1477,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="generator's rows a training step (default: 128)",
     )
-    generator.add_argument(
+    group.add_argument(
         "-n",
         "--n_samples",
         type=whole_number(1),
@@ -1430,15 +1486,17 @@ def build_parser() -> argparse.ArgumentParser:
         help="synthetic samples (default: 10000)",
     )
 
-    experiment = parser.add_argument_group("experiment")
-    experiment.add_argument(
+
+def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("experiment")
+    group.add_argument(
         "--classifier_epochs",
         type=whole_number(1),
         default=2,
         metavar="N",
         help="classifier's passes over its training rows (default: 2)",
     )
-    experiment.add_argument(
+    group.add_argument(
         "--plot",
         nargs="?",
         const=".",
@@ -1446,13 +1504,21 @@ def build_parser() -> argparse.ArgumentParser:
         help="compare 1 to 20 classifier epochs in a table, a figure and a .csv at PATH, "
         "a folder or a .png, .pdf or .svg (default: off; without PATH the working directory)",
     )
-    experiment.add_argument(
+    group.add_argument(
         "--results", type=Path, metavar="FILE.json", help="write everything found to this file (default: off)"
     )
-    experiment.add_argument(
+    group.add_argument(
         "--seed", type=whole_number(0), default=2021, metavar="N", help="seed of everything random (default: 2021)"
     )
 
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = Parser("rnagen.py", description=__doc__, formatter_class=layout, allow_abbrev=False, add_help=False)
+    add_data_arguments(parser)
+    add_generator_arguments(parser)
+    add_experiment_arguments(parser)
     about = parser.add_argument_group("about")
     about.add_argument("--debug", action="store_true", help="show the traceback of an error (default: one line)")
     about.add_argument(
@@ -1475,10 +1541,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out what the command line asks for: from the table to the results."""
-    if args.results:
-        check_writable(args.results, "--results")
-    if args.plot:
-        check_writable(plot_path(args.plot, 0, False), "--plot")
+    outputs = [("--results", args.results)] if args.results else []
+    if args.plot is not None:
+        figures = [plot_path(args.plot, args.top_k_types or 20, simulated) for simulated in (False, True)]
+        outputs += [("--plot", path.with_suffix(suffix)) for path in figures for suffix in (path.suffix, ".csv")]
+    check_outputs(outputs, [path for path in (args.rnaseq, args.types) if path])
 
     cohort = load_cohort(args.data or "auto", args.rnaseq, args.types, args.group_regex, args.seed)
     say(
@@ -1487,18 +1554,19 @@ def run(args: argparse.Namespace) -> None:
     cohort = keep_top_types(cohort, args.top_k_types)
     tables = prepare_tables(cohort, args.test_fraction, args.transform, args.seed)
     load_tensorflow()
+    tables = tables.resident()
 
-    epochs = {args.classifier_epochs, *(range(1, PLOT_EPOCHS + 1) if args.plot else ())}
-    real_rows, rows = len(tables.fit[1]), len(tables.fit[1]) + args.n_samples
-    same_steps = steps_of(rows, epochs)
-    real = ClassifierRun(tables.fit, tables, [*steps_of(real_rows, epochs), *same_steps], args.seed)
+    epochs = {args.classifier_epochs, *(range(1, PLOT_EPOCHS + 1) if args.plot is not None else ())}
+    real_rows, rows = len(tables.train[1]), len(tables.train[1]) + args.n_samples
+    control_steps = steps_of(rows, epochs)
+    real = ClassifierRun(tables.train, tables, [*steps_of(real_rows, epochs), *control_steps], args.seed)
     before = real.train(args.classifier_epochs, "Train a type classifier:", "Evaluate on test data:")
 
     generator, trained = train_generator(args.model, args.latent_dim, args.epochs, args.batch_size, tables, args.seed)
     synthetic, sampled = generate(generator, tables, args.n_samples, args.seed)
 
-    joined = tuple(np.concatenate(parts) for parts in zip(tables.fit, synthetic, strict=True))
-    augmented = ClassifierRun(joined, tables, same_steps, args.seed)
+    joined = tuple(np.concatenate(parts) for parts in zip(tables.train, synthetic, strict=True))
+    augmented = ClassifierRun(joined, tables, control_steps, args.seed)
     total = f"{tables.training} + {args.n_samples} = {tables.training + args.n_samples} samples"
     title = f"Train a type classifier with synthetic data:\n{total}"
     after = augmented.train(args.classifier_epochs, title, "Evaluate again on original test data:")
@@ -1516,7 +1584,7 @@ def run(args: argparse.Namespace) -> None:
         "generator": trained,
         "sampling": sampled,
     }
-    if args.plot:
+    if args.plot is not None:
         results["plot"] = compare_epochs(real, augmented)
         path = plot_path(args.plot, len(tables.types), cohort.simulated)
         numbers = write_plot(results["plot"], path, f"{cohort.name}, {len(tables.types)} types")
@@ -1526,23 +1594,21 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run rnagen; return 0, or 1 for bad data and 130 for Ctrl-C, said in one line on stderr (2: wrong usage)."""
+    """Run rnagen and return 0, or say in one line why not and return 1 (data), 130 (Ctrl-C) or exit 2 (usage)."""
     args = parse_arguments(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name must not end the run on an ASCII terminal
     try:
         run(args)
-    except RnagenError as error:
-        if args.debug:
-            raise
-        note(f"error: {error}")
-        return 1
-    except OSError as error:  # a full disk, a closed pipe: what it concerns is in its text
-        if args.debug:
-            raise
-        note(f"error: {error}")
-        return 1
     except KeyboardInterrupt:
         note("interrupted")
         return 130
+    except (RnagenError, OSError, MemoryError) as error:  # OSError: a full disk or closed pipe, in its own words
+        if args.debug:
+            raise
+        short = "not enough memory; ask for fewer samples by --n_samples"
+        note(f"error: {short if isinstance(error, MemoryError) else error}")
+        return 1
     return 0
 
 

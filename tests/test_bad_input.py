@@ -1,6 +1,7 @@
 """Bad input ends in one line on stderr that names the file, column or flag and the value, and leaves no file."""
 
 import gzip
+import os
 import signal
 import subprocess
 import sys
@@ -74,8 +75,8 @@ def test_truncated_parquet(tmp_path: Path) -> None:
         (lambda t: t.rename(columns={"G4": "G3"}), "gene 'G3' occurs twice"),
         (lambda t: t.rename(index={"S001": ""}), "sample id number 2 is missing"),
         (lambda t: t.assign(G2=["oops", *t["G2"].iloc[1:]]), "column 'G2': 'oops' (sample 'S000') is not a number"),
-        (lambda t: t.assign(G2=[np.inf, *t["G2"].iloc[1:]]), "column 'G2': infinite value (sample 'S000')"),
-        (lambda t: t.assign(G2=[1e300, *t["G2"].iloc[1:]]), "column 'G2': infinite value (sample 'S000')"),
+        (lambda t: t.assign(G2=[np.inf, *t["G2"].iloc[1:]]), "column 'G2': inf (sample 'S000') is beyond"),
+        (lambda t: t.assign(G2=[1e300, *t["G2"].iloc[1:]]), "column 'G2': 1e+300 (sample 'S000') is beyond"),
         (lambda t: t.assign(**dict.fromkeys(t.columns[:-1], np.nan)), "no column holds a number"),
         (lambda t: t.assign(**dict.fromkeys(t.columns[:-1], 2.5)), "every gene is constant"),
         (lambda t: t.assign(type="one"), "every sample has the type 'one'"),
@@ -107,7 +108,7 @@ def test_type_with_one_group(tmp_path: Path) -> None:
 def test_sample_with_two_types(tables: list[object]) -> None:
     path = Path(str(tables[3]))
     path.write_text(path.read_text() + "S003\tbrain\n")
-    assert f"{path}: sample 'S003' occurs twice, with types 'liver' and 'brain'" in call(*tables).error(1)
+    assert f"{path}: sample 'S003' occurs twice, as liver and brain" in call(*tables).error(1)
 
 
 def test_no_types_at_all(tables: list[object]) -> None:
@@ -176,6 +177,54 @@ def test_unwritable_output_is_found_before_training(tables: list[object], flag: 
     assert time.monotonic() - start < 1
     bad = {"--results": (".", "is a directory"), "--plot": ("figure.docx", "is neither a folder nor a name ending")}
     assert bad[flag][1] in call(*tables, flag, bad[flag][0]).error(1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--results", "{rnaseq}"], "--results {rnaseq}: is an input of this run too"),
+        (["--plot", "{folder}/rnaseq.png"], "--plot {folder}/rnaseq.tsv: is an input"),
+        (["--results", "a.csv", "--plot", "a.png"], "--plot a.csv: is what --results writes of this run too"),
+        (["--results", "/dev/null"], "--results /dev/null: is a directory or device"),
+        (["--results", "x" * 400], "cannot be written (File name too long)"),
+    ],
+)
+def test_outputs_never_take_the_place_of_inputs(tables: list[object], arguments: list[str], says: str) -> None:
+    rnaseq = Path(str(tables[1])).rename(Path(str(tables[1])).with_suffix(".csv"))
+    names = {"rnaseq": rnaseq, "folder": rnaseq.parent}
+    before = rnaseq.read_bytes()
+    run = call("--rnaseq", rnaseq, *tables[2:], *(argument.format(**names) for argument in arguments))
+    assert says.format(**names).replace("rnaseq.tsv", "rnaseq.csv") in run.error(1)
+    assert rnaseq.read_bytes() == before
+    assert not list(Path().iterdir())
+
+
+def test_link_to_results_stays_a_link(tables: list[object]) -> None:
+    Path("there").mkdir()
+    Path("results.json").symlink_to("there/real.json")
+    assert call(*tables, *QUICK, "--results", "results.json").code == 0
+    assert Path("results.json").is_symlink()
+    assert Path("there/real.json").read_text().startswith("{")
+
+
+def test_open_quotation_mark_is_no_lost_rows(tables: list[object]) -> None:
+    path = Path(str(tables[1]))
+    path.write_text(path.read_text().replace("S010", '"S010').replace("S020", 'S020"'))
+    assert f"{path}: row 11 spans lines; a quotation mark is not closed" in call(*tables).error(1)
+
+
+def test_batches_larger_than_any_table(tables: list[object]) -> None:
+    assert call(*tables, "-e", 2, "-n", 10, "-b", 10**9).code == 0
+
+
+def test_names_that_a_terminal_cannot_show(tables: list[object]) -> None:
+    folder = Path("donn\u00e9es_$_$")
+    folder.mkdir()
+    moved = Path(str(tables[1])).rename(folder / "rnaseq.tsv")
+    command = [sys.executable, str(SCRIPT), "--rnaseq", str(moved), *map(str, tables[2:]), *map(str, QUICK), "--plot"]
+    run = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith(rb"Data: donn\xe9es_$_$/rnaseq.tsv: 72 samples")
 
 
 def test_full_disk_leaves_no_file(tables: list[object], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Input formats, groups, splits, preprocessing, the simulated cohort and the CANDLE download."""
 
 import http.server
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -73,6 +74,51 @@ def test_types_that_look_like_numbers_or_missing_values(tmp_path: Path) -> None:
     assert list(cohort.types) == list(table["type"])
 
 
+def test_types_and_groups_are_found_by_name(tmp_path: Path) -> None:
+    table = make_table()
+    groups = ["NA" if i < 6 else f"donor{i // 2}" for i in range(len(table))]
+    files = write_tables(tmp_path, table)
+    annotation = pd.DataFrame({"sex": "f", "group": groups, "type": table["type"]}, index=table.index)
+    annotation.to_csv(files[3], sep="\t", index_label="type")
+    rnaseq, types = Path(str(files[1])), Path(str(files[3]))
+    whole = tmp_path / "whole.csv"
+    table.assign(type=table["type"].map(" {} ".format), group=groups).to_csv(whole)
+    for cohort in (rnagen.read_cohort(rnaseq, types, None), rnagen.read_cohort(whole, None, None)):
+        assert list(cohort.types) == list(table["type"])
+        assert list(cohort.groups) == [*table.index[:6], *groups[6:]]
+        assert len(cohort.genes) == 20
+    by_flag = rnagen.read_cohort(rnaseq, types, r"S(0)|X")
+    assert by_flag.grouping.startswith("by --group_regex")
+    assert list(rnagen.group_samples(["X1", "A1"], r"A(1)|X")[0]) == ["X1", "1"]
+
+
+@pytest.mark.parametrize("named", ["Sample", "G19"])
+def test_separator_at_the_end_of_each_row(tmp_path: Path, named: str) -> None:
+    table = make_table()
+    expected = table.iloc[:, :-1].to_numpy(np.float32)
+    files = write_tables(tmp_path, table)
+    path = Path(str(files[1]))
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([header, *(f"{row}\t" for row in rows)]))
+    cohort = rnagen.read_cohort(path, Path(str(files[3])), None)
+    np.testing.assert_array_equal(cohort.expression, expected)
+    assert named in ("Sample", cohort.genes[-1])
+
+
+def test_pipes_lose_nothing(tmp_path: Path) -> None:
+    table = make_table(rows=400)
+    files = write_tables(tmp_path, table)
+    for which in (1, 3):
+        source = Path(str(files[which]))
+        pipe = source.with_suffix(".pipe")
+        os.mkfifo(pipe)
+        threading.Thread(target=lambda pipe=pipe, source=source: pipe.write_bytes(source.read_bytes())).start()
+        files[which] = pipe
+    cohort = rnagen.read_cohort(Path(str(files[1])), Path(str(files[3])), None)
+    np.testing.assert_array_equal(cohort.expression, table.iloc[:, :-1].to_numpy(np.float32))
+    assert list(cohort.types) == list(table["type"])
+
+
 # ---- groups and splits ----
 
 
@@ -120,7 +166,7 @@ def test_groups_that_mix_types_leave_every_type_rows_to_train_on(tmp_path: Path)
     for seed in range(8):
         cohort = rnagen.read_cohort(Path(str(files[1])), Path(str(files[3])), r"(g\d)_")
         tables = rnagen.prepare_tables(cohort, 0.5, "none", seed)
-        assert set(tables.fit[1]) == {0, 1, 2}
+        assert set(tables.train[1]) == {0, 1, 2}
 
 
 # ---- preprocessing ----
@@ -216,7 +262,7 @@ def test_simulated_cell_lines_resemble_themselves_across_sources() -> None:
 def test_simulated_cohort_is_as_hard_as_real_ones() -> None:
     cohort = rnagen.keep_top_types(rnagen.simulate_cohort(), 20)
     tables = rnagen.prepare_tables(cohort, 0.5, "auto", 0)
-    genes, types = (np.concatenate(parts) for parts in zip(tables.fit, tables.validation, strict=True))
+    genes, types = (np.concatenate(parts) for parts in zip(tables.train, tables.validation, strict=True))
     linear = LogisticRegression(C=0.01, max_iter=60).fit(genes, types)
     assert 0.94 < balanced_accuracy_score(tables.test[1], linear.predict(tables.test[0])) < 0.98
 

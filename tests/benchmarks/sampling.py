@@ -1,0 +1,54 @@
+"""Time drawing synthetic rows in memory: decoded means alone, and whole samples in the input's units.
+
+python tests/benchmarks/sampling.py [--rounds 7] [--genes 942] [--rows 100000]
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+import rnagen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--genes", type=int, default=942)
+    parser.add_argument("--rows", type=int, default=100_000)
+    args = parser.parse_args()
+    rnagen.load_tensorflow()
+    cohort = rnagen.simulate_cohort(2000, args.genes, 20)
+    preprocessing = rnagen.Preprocessing.fit(cohort.expression, "auto")
+    means = rnagen.stream(1, "means").normal(size=(20, args.genes)).astype(np.float32)
+    model = rnagen.Autoencoder("cvae", means, 10, preprocessing.unit, rnagen.stream(1, "weights"))
+    types = rnagen.draw_types(args.rows, 20, 1)
+    blocks = range(0, args.rows, rnagen.BLOCK)
+
+    def decoded() -> None:
+        block = lambda start: model.draw(types[start : start + rnagen.BLOCK], rnagen.stream(1, "b", start), noise=False)  # noqa: E731
+        with ThreadPoolExecutor(2 * rnagen.CORES) as pool:
+            for _ in pool.map(block, blocks):
+                pass
+
+    def sampled() -> None:
+        for _ in rnagen.draw_samples(model, preprocessing, types, 1):
+            pass
+
+    for name, work in (("decoded means", decoded), ("samples with noise", sampled)):
+        work()
+        rates = []
+        for _ in range(args.rounds):
+            start = time.perf_counter()
+            work()
+            rates.append(args.rows / (time.perf_counter() - start))
+        print(f"{name:19s} {statistics.median(rates):9,.0f} rows/s (min {min(rates):,.0f}, max {max(rates):,.0f})")
+
+
+if __name__ == "__main__":
+    main()
