@@ -756,9 +756,7 @@ def prepare_tables(cohort: Cohort, test_fraction: float, transform: str, seed: i
     training, validates, testing = split_cohort(cohort, test_fraction, seed)
     preprocessing = Preprocessing.fit(training.expression, transform)
     types = np.unique(cohort.types)
-    say(
-        f"Top {len(types)} types: {len(cohort.samples)} samples in {len(set(cohort.groups))} groups ({cohort.grouping})"
-    )
+    say(f"Top {len(types)} types: {len(cohort.samples)} samples in {len(set(cohort.groups))} groups: {cohort.grouping}")
     say(
         f"Split by groups: {len(training.samples)} training samples ({validates.sum()} of them to validate), "
         f"{len(testing.samples)} test samples"
@@ -1059,7 +1057,7 @@ class Autoencoder(Network):
         chance = tf.clip_by_value(drawn, 1e-6, 1 - 1e-6)
         against = tf.math.log(1 - chance)
         xent = -tf.reduce_sum(real * (tf.math.log(chance) - against) + against)
-        moments = [tf.reduce_sum(values) for values in (real, drawn, tf.square(real), tf.square(drawn))]
+        moments = [tf.reduce_sum(real), tf.reduce_sum(drawn), 2 * tf.nn.l2_loss(real), 2 * tf.nn.l2_loss(drawn)]
         return loss, tf.stack([rows, loss, kl, xent, tf.reduce_sum(squares * tf.square(self.scale)), *moments])
 
     @np.errstate(invalid="ignore")

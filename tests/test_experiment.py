@@ -29,7 +29,7 @@ def test_every_printed_line_is_in_its_place(plotted: tuple[Run, Path]) -> None:
     table = "".join(rf"# epochs = {e}: [\d.]+ vs [\d.]+ \(same steps on real data: [\d.]+\)\n" for e in range(1, 21))
     expected = (
         rf"Data: {folder.name}/rnaseq.tsv: 72 samples, 20 genes, 3 types\n"
-        r"Top 3 types: 72 samples in 72 groups \(each sample its own\)\n"
+        r"Top 3 types: 72 samples in 72 groups: each sample its own\n"
         r"Split by groups: 36 training samples \(3 of them to validate\), 36 test samples\n"
         rf"\nTrain a type classifier:\n({epoch}){{2}}"
         r"\nEvaluate on test data:\nloss: [\d.]+ - accuracy: [\d.]+\n"

@@ -2,14 +2,18 @@
 
     python tests/benchmarks/training_step.py [--rounds 9] [--genes 942] [--batch 128]
 
-The network, batches, optimiser and printed measures are the same in both; each round times one epoch of each, in turn.
+The network, batches, optimiser and printed measures are the same in both; each runs in its own process with its own
+thread settings (fit with TensorFlow's defaults), and each round times one epoch of each, in turn.
 """
 
 import argparse
 import itertools
+import os
 import statistics
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -86,44 +90,74 @@ def peak_flops() -> float:
     return max(rates)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--genes", type=int, default=942)
-    parser.add_argument("--batch", type=int, default=128)
-    args = parser.parse_args()
+def tasks(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
+    """Return one epoch of rnagen's loop and one of Keras fit, on the same rows."""
     rnagen.load_tensorflow()
     rng = np.random.default_rng(0)
     real = rng.standard_normal((BATCHES * args.batch, args.genes), dtype=np.float32)
     types = rng.integers(TYPES, size=len(real)).astype(np.int32)
     unit = (np.full(args.genes, 0.15, np.float32), np.full(args.genes, 0.5, np.float32))
-
-    ours = rnagen.Autoencoder(
-        "cvae", np.zeros((TYPES, args.genes), np.float32), LATENT, unit, rnagen.stream(1, "weights")
-    )
+    means = np.zeros((TYPES, args.genes), np.float32)
+    ours = rnagen.Autoencoder("cvae", means, LATENT, unit, rnagen.stream(1, "weights"))
     training = rnagen.Training(ours, (real, types), args.batch, rnagen.GENERATOR_RATE, rnagen.stream(1, "order"))
     keras_model = fit_model(args.genes, unit)
-    epochs = {
+    return {
         "rnagen": lambda: training.advance(BATCHES),
         "fit": lambda: keras_model.fit(real, types, batch_size=args.batch, verbose=0),
     }
-    times: dict[str, list[float]] = {name: [] for name in epochs}
-    for epoch in epochs.values():
-        epoch()  # traces
-    for _ in range(args.rounds):
-        for name, epoch in epochs.items():
-            start = time.perf_counter()
-            epoch()
-            times[name].append(1000 * (time.perf_counter() - start) / BATCHES)
+
+
+def serve(args: argparse.Namespace) -> None:
+    """Time an epoch of args.part, in ms a step, for each line on stdin; then print the peak."""
+    epoch = tasks(args)[args.part]
+    epoch()  # traces
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        epoch()
+        print(1000 * (time.perf_counter() - start) / BATCHES, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--genes", type=int, default=942)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--part", choices=("rnagen", "fit"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.part:
+        serve(args)
+        return
+    command = [sys.executable, __file__, "--genes", str(args.genes), "--batch", str(args.batch), "--part"]
+    threads = {"rnagen": "1", "fit": "0"}  # rnagen's own setting, and TensorFlow's default: as many as there are cores
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    parts = {
+        part: subprocess.Popen(
+            [*command, part],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TF_NUM_INTRAOP_THREADS": threads[part]},
+        )
+        for part in threads
+    }
+    times: dict[str, list[float]] = {part: [] for part in parts}
+    for number in range(args.rounds + 1):
+        for part, process in parts.items():
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            taken = float(process.stdout.readline())
+            times[part] += [taken] if number else []  # the first is warm-up
+    for process in parts.values():
+        process.stdin.close()
+        process.wait()
+
+    os.environ["TF_NUM_INTRAOP_THREADS"] = "0"
+    rnagen.load_tensorflow()
     hidden = rnagen.HIDDEN_AUTOENCODER
-    weights = sum(
-        a * b
-        for sizes in ((args.genes + TYPES, *hidden, 2 * LATENT), (LATENT + TYPES, *hidden, args.genes))
-        for a, b in itertools.pairwise(sizes)
-    )
+    networks = ((args.genes + TYPES, *hidden, 2 * LATENT), (LATENT + TYPES, *hidden, args.genes))
+    weights = sum(a * b for sizes in networks for a, b in itertools.pairwise(sizes))
     first = (args.genes + TYPES) * hidden[0]  # needs no gradient of its input
-    flops = args.batch * 2 * (3 * weights - first)
-    peak = peak_flops()
+    flops, peak = args.batch * 2 * (3 * weights - first), peak_flops()
     for name, taken in times.items():
         middle = statistics.median(taken)
         share = flops / (middle / 1000) / peak
