@@ -7,6 +7,8 @@
 #     "numpy>=2.0,<3",
 #     "pandas>=2.2,<4",
 #     "pyarrow>=17",
+#     "anndata>=0.11,<1",
+#     "safetensors>=0.5,<1",
 #     "matplotlib>=3.9,<4",
 #     "pooch>=1.8,<2",
 #     "tqdm>=4.66,<5",
@@ -51,6 +53,7 @@ import re
 import sys
 import tempfile
 import time
+import warnings
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -78,7 +81,9 @@ LEAST_GENERATOR_STEPS = 600  # 20 epochs of a few hundred rows would stop long b
 UNUSED_LATENT = 0.1  # nats of KL a sample below which the latent carries nothing
 CLASSIFIER_RATE = 0.001  # Adam's default, as published
 GENERATOR_RATE = 0.003  # held-out loss after 600 steps: 369 nats, against 409 at 0.001 (miRNA of 20 tumour types)
+DEFAULT_TYPES = 20
 DEFAULT_EPOCHS = 20
+DEFAULT_SAMPLES = 10_000
 PLOT_EPOCHS = 20
 COUNTS_ABOVE = 50.0  # never negative and above this: raw counts or TPM, since no log2 scale of expression gets there
 FLOOR_SHARE = 0.001  # a lowest value that this share of all entries sits at is the floor of its scale
@@ -93,6 +98,10 @@ CANDLE_FILES = ("combined_rnaseq_data_lincs1000_source_scale", "combined_cancer_
 CANDLE_SOURCES = ("CCLE", "CTRP", "GDSC", "NCI60", "gCSI", "GDC")
 DOWNLOAD_TIMEOUT = (5, 30)  # seconds to connect, seconds without a byte
 
+LARGEST_LATENT = 1000
+MODEL_TENSORS = ("type_means", "latent_mean", "latent_root")  # of an Autoencoder, beside its weights
+SCALE_TENSORS = ("mean", "sd", "low", "span")  # of a Preprocessing
+ROW_GROUP = 8 * BLOCK  # rows of a parquet row group
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 UNREADABLE = (OSError, EOFError, ValueError, csv.Error, zlib.error, lzma.LZMAError)  # pandas' own are ValueErrors
@@ -356,7 +365,7 @@ def readable_table(path: Path) -> Iterator[None]:
         first_line = str(error).strip().split("\n")[0] or type(error).__name__
         raise RnagenError(
             f"{path}: cannot be read as a table ({first_line}); give tab- or comma-separated text, "
-            f"plain or .gz .bz2 .xz, or .parquet"
+            f"plain or .gz .bz2 .xz, or .parquet or .h5ad"
         ) from error
 
 
@@ -368,7 +377,8 @@ def read_text(path: Path, text: bool) -> pd.DataFrame:
         line = file.readline()
         if not line:
             raise RnagenError(f"{path}: is empty")
-        separator = "\t" if "\t" in line else ","
+        usual, other = (",", "\t") if ".csv" in path.suffixes else ("\t", ",")
+        separator = usual if usual in line else other
         names = next(csv.reader([line], delimiter=separator), [])
         words = {number: str for number, name in enumerate(names) if number == 0 or name in ANNOTATION}
         options: dict = {"dtype": str, "keep_default_na": False} if text else {"dtype": words, "low_memory": False}
@@ -463,29 +473,74 @@ def read_types(path: Path, known: set[str]) -> pd.DataFrame:
     return tidy_annotation(annotation, path)
 
 
-def read_expression(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """Read an expression table: float32 values by sample id and gene, and the annotation if it has a column `type`.
+def read_h5ad(path: Path, column: str, layer: str | None) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Read an AnnData file as a table of expression and its annotation: obs column `column` as type, and `group`.
+
+    layer names another matrix than X, "raw" the one set aside by scanpy. No annotation where obs lacks the column.
 
     Raises
     ------
     RnagenError
-        Anything that read_table and tidy_annotation raise; an id or gene that is missing or repeated; a value that is
-        text or infinite; no value at all.
+        The file is no AnnData, or has no such layer.
     """
     import pandas as pd
 
-    table = read_table(path)
-    table = table.set_index(table.columns[0]).drop(columns="Cancer_type_id", errors="ignore")
+    with readable_table(path):
+        try:
+            import anndata
+        except ImportError as error:
+            raise RnagenError(f"{path}: .h5ad needs anndata ({error}): pip install anndata") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that repeat, which is said below
+            try:
+                data = anndata.read_h5ad(path)
+            except (KeyError, AttributeError, TypeError, NotImplementedError) as error:
+                raise ValueError(f"no AnnData: {error}") from error
+    known = [*data.layers, *(["raw"] if data.raw is not None else [])]
+    if layer is not None and layer not in known:
+        raise RnagenError(f"--layer {layer}: {path} has {', '.join(known) or 'X alone'}; name one of these")
+    source = data.raw if layer == "raw" else data
+    matrix = data.layers.get(layer, source.X)
+    if matrix is None or matrix.shape[0] * matrix.shape[1] == 0:
+        raise RnagenError(f"{path}: its matrix is empty; name another by --layer ({', '.join(known) or 'none there'})")
+    matrix = matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
+    table = pd.DataFrame(matrix, data.obs_names, source.var_names)
+    if column not in data.obs:
+        return table, None
+    names = {"type": column, "group": "group"}
+    words = pd.DataFrame({name: data.obs[own] for name, own in names.items() if own in data.obs})
+    return table, words.astype(str).mask(words.isna())
+
+
+def read_expression(path: Path, column: str, layer: str | None) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Read an expression table: float32 values by sample id and gene, and the annotation if it has a column of types.
+
+    column and layer are for .h5ad: the name of that column in obs, and of the matrix.
+
+    Raises
+    ------
+    RnagenError
+        Anything that read_table, read_h5ad and tidy_annotation raise; an id or gene that is missing or repeated; a
+        value that is text or infinite; no value at all.
+    """
+    import pandas as pd
+
+    if path.suffix == ".h5ad":
+        table, words = read_h5ad(path, column, layer)
+    else:
+        table = read_table(path)
+        table = table.set_index(table.columns[0]).drop(columns="Cancer_type_id", errors="ignore")
+        words = None
     for what, names in (("sample id", table.index), ("gene", table.columns)):
         if names.hasnans:
             raise RnagenError(f"{path}: {what} number {int(np.argmax(names.isna())) + 1} is missing; name it")
         if names.has_duplicates:
             raise RnagenError(f"{path}: {what} {names[names.duplicated()][0]!r} occurs twice; keep one")
-    annotation = None
-    if "type" in table:
+    if "type" in table and words is None:
         words = table[[name for name in ANNOTATION if name in table]]
-        annotation = tidy_annotation(words.astype(str).mask(words.isna()), path)
         table = table.drop(columns=words.columns)
+        words = words.astype(str).mask(words.isna())
+    annotation = None if words is None else tidy_annotation(words, path)
     for gene in table.columns[[dtype.kind not in "iuf" for dtype in table.dtypes]]:
         numbers = pd.to_numeric(table[gene].astype(str), errors="coerce")
         wrong = table[gene][numbers.isna() & table[gene].notna()]
@@ -507,26 +562,33 @@ def read_expression(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     return pd.DataFrame(values.astype(np.float32), table.index, table.columns.astype(str)), annotation
 
 
-def read_cohort(rnaseq: Path, types: Path | None, group_regex: str | None, name: str | None = None) -> Cohort:
+def read_cohort(
+    rnaseq: Path, types: Path | None, group_regex: str | None, layer: str | None = None, name: str | None = None
+) -> Cohort:
     """Read an expression table and the types of its samples, keeping the samples that have one.
+
+    types is a type table, or, for .h5ad, the name of a column of obs, or None for the column `type`.
 
     Raises
     ------
     RnagenError
         What read_expression and read_types raise; no types at all, or none for any sample.
     """
-    expression, annotation = read_expression(rnaseq)
-    if types is not None:
+    in_obs = rnaseq.suffix == ".h5ad" and types is not None and not types.exists()
+    column = str(types) if in_obs else "type"
+    expression, annotation = read_expression(rnaseq, column, layer)
+    if types is not None and not in_obs:
         annotation = read_types(types, {*expression.index, *expression.columns})
         if expression.columns.isin(annotation.index).sum() > expression.index.isin(annotation.index).sum():
             note(f"{rnaseq}: has genes in rows and samples in columns; turned")
             expression = expression.T
     if annotation is None:
-        raise RnagenError(f"{rnaseq}: has no column `type`; give a table of sample ids and types by --types")
+        raise RnagenError(f"{rnaseq}: has no column `{column}`; give a table of sample ids and types by --types")
     typed = expression.index.isin(annotation.index)
     if not typed.any():
+        source = rnaseq if in_obs else types or rnaseq
         raise RnagenError(
-            f"{types or rnaseq}: has a type for no sample of {rnaseq} (ids like {annotation.index[:1].tolist()} "
+            f"{source}: has a type for no sample of {rnaseq} (ids like {annotation.index[:1].tolist()} "
             f"against {expression.index[:1].tolist()}); make the sample ids agree"
         )
     if not typed.all():
@@ -550,7 +612,9 @@ def read_cohort(rnaseq: Path, types: Path | None, group_regex: str | None, name:
     )
 
 
-def load_cohort(source: str, rnaseq: Path | None, types: Path | None, group_regex: str | None, seed: int) -> Cohort:
+def load_cohort(
+    source: str, rnaseq: Path | None, types: Path | None, layer: str | None, group_regex: str | None, seed: int
+) -> Cohort:
     """Return the cohort asked for: the given tables, the CANDLE files, or the simulated one.
 
     source "auto" falls back from CANDLE to the simulated cohort and says why; "candle" insists; "simulated" never
@@ -562,7 +626,7 @@ def load_cohort(source: str, rnaseq: Path | None, types: Path | None, group_rege
         What read_cohort and fetch_candle raise; source is "candle" and the files cannot be had.
     """
     if rnaseq is not None:
-        return read_cohort(rnaseq, types, group_regex)
+        return read_cohort(rnaseq, types, group_regex, layer)
     if source != "simulated":
         try:
             rnaseq, types = fetch_candle()
@@ -590,7 +654,7 @@ def keep_top_types(cohort: Cohort, top: int | None) -> Cohort:
         raise RnagenError(f"{cohort.name}: every sample has the type {ranked[0]!r}; at least two types are needed")
     if top is not None and top > len(ranked):
         raise RnagenError(f"--top_k_types {top}: {cohort.name} has {len(ranked)} types; ask for at most {len(ranked)}")
-    return cohort.take(np.isin(cohort.types, ranked[: top or 20]))
+    return cohort.take(np.isin(cohort.types, ranked[: top or DEFAULT_TYPES]))
 
 
 # ---- split and preprocessing: fitted on training rows only -------------------------------------------------------
@@ -615,7 +679,7 @@ def hold_out(
 
 
 def split_cohort(cohort: Cohort, test_fraction: float, seed: int) -> tuple[Cohort, np.ndarray, Cohort]:
-    """Split into training and test samples, stratified by type, whole groups on one side.
+    """Split into training and test samples, stratified by type, whole groups on one side; at 0 all are to train on.
 
     Returns the training cohort, the mask of its rows that validate (training,), and the test cohort. Where no type
     has groups to spare, validation is on the training rows themselves, and a note says so.
@@ -625,8 +689,9 @@ def split_cohort(cohort: Cohort, test_fraction: float, seed: int) -> tuple[Cohor
     RnagenError
         A type whose groups do not reach both sides.
     """
-    test = hold_out(cohort.types, cohort.groups, test_fraction, 1, stream(seed, "split"))
-    for one_type in np.unique(cohort.types):
+    least = 1 if test_fraction else 0
+    test = hold_out(cohort.types, cohort.groups, test_fraction, least, stream(seed, "split"))
+    for one_type in np.unique(cohort.types) if test_fraction else ():
         rows = cohort.types == one_type
         if test[rows].all() or not test[rows].any():
             raise RnagenError(
@@ -736,6 +801,11 @@ class Tables:
     validation: Rows
     test: Rows
     training: int
+
+    def counts(self) -> np.ndarray:
+        """Return the number of training samples of each type (types,), those to validate on included."""
+        labels = self.train[1] if self.training == len(self.train[1]) else np.append(self.train[1], self.validation[1])
+        return np.bincount(labels, minlength=len(self.types))
 
     def resident(self) -> Tables:
         """Return the same tables with what is evaluated again and again as tensors, converted once."""
@@ -918,10 +988,14 @@ def measures_line(measures: dict[str, float]) -> str:
     return " - ".join(f"{name}: {value:.4f}" for name, value in measures.items())
 
 
-def fit(training: Training, epochs: int, validation: Rows, keep_best: bool = False) -> list[dict[str, float]]:
-    """Train for that many epochs, printing one line an epoch; return the measures and their val_ twins, by epoch.
+def fit(
+    training: Training, epochs: int, validation: Rows, keep_best: bool = False
+) -> tuple[list[dict[str, float]], int]:
+    """Train for that many epochs, printing one line an epoch.
 
     With keep_best the model ends with the weights of the epoch of lowest val_loss.
+
+    Returns the measures and their val_ twins by epoch, and the epoch of which the model has the weights.
 
     Raises
     ------
@@ -948,11 +1022,13 @@ def fit(training: Training, epochs: int, validation: Rows, keep_best: bool = Fal
             if keep_best and measures["val_loss"] < best:
                 best, best_epoch = measures["val_loss"], epoch
                 best_weights = [weight.numpy() for weight in training.model.weights]
-    if keep_best and best < math.inf and best_epoch < epochs:
+    if not keep_best or best == math.inf:
+        best_epoch = epochs
+    if best_epoch < epochs:
         for weight, value in zip(training.model.weights, best_weights, strict=True):
             weight.assign(value)
         say(f"Kept the weights of epoch {best_epoch}, where val_loss is lowest")
-    return history
+    return history, best_epoch
 
 
 # ---- models: the classifier and the generators -------------------------------------------------------------------
@@ -1122,33 +1198,69 @@ class Autoencoder(Network):
 # ---- sampling ----------------------------------------------------------------------------------------------------
 
 
-def draw_types(n_samples: int, types: int, seed: int) -> np.ndarray:
-    """Return a uniformly random type index for each synthetic row (n_samples,)."""
-    return stream(seed, "synthetic types").integers(types, size=n_samples)
+@dataclass(frozen=True)
+class Synthesiser:
+    """A trained generator with all that it takes to draw samples in a table's own terms.
 
-
-def draw_samples(
-    model: Autoencoder, preprocessing: Preprocessing, types: np.ndarray, seed: int
-) -> Iterator[np.ndarray]:
-    """Yield synthetic rows of the given types, in the input's units, in blocks (at most BLOCK, all genes).
-
-    Each block has a random stream of its own, so that blocks can be drawn side by side, or elsewhere, and the first
-    rows do not depend on how many follow.
+    genes (all genes,) and types (types,) are their names, counts (types,) the training samples of each type.
     """
 
-    def block(number: int) -> np.ndarray:
-        own = types[number * BLOCK : (number + 1) * BLOCK]
-        return preprocessing.restore(model.draw(own, stream(seed, "synthetic rows", number)))
+    model: Autoencoder
+    preprocessing: Preprocessing
+    genes: np.ndarray
+    types: np.ndarray
+    counts: np.ndarray
 
-    workers = 2 * CORES  # while one waits for the decoder another draws noise
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque = deque()
-        for number in range(math.ceil(len(types) / BLOCK)):
-            waiting.append(pool.submit(block, number))
-            if len(waiting) > workers:
+    def draw(self, labels: np.ndarray, seed: int, purpose: str) -> Iterator[np.ndarray]:
+        """Yield synthetic rows of the given type indices in the input's units, in blocks (at most BLOCK, all genes).
+
+        Each block has a random stream of its own, so that blocks can be drawn side by side, or elsewhere, and the
+        first rows do not depend on how many follow. Rows for one purpose are independent of those for another.
+        """
+
+        def block(number: int) -> np.ndarray:
+            own = labels[number * BLOCK : (number + 1) * BLOCK]
+            return self.preprocessing.restore(self.model.draw(own, stream(seed, f"{purpose} rows", number)))
+
+        workers = 2 * CORES  # while one waits for the decoder another draws noise
+        ahead = workers + ROW_GROUP // BLOCK  # so that none rests while a row group is written
+        with ThreadPoolExecutor(workers) as pool:
+            waiting: deque = deque()
+            for number in range(math.ceil(len(labels) / BLOCK)):
+                waiting.append(pool.submit(block, number))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+
+
+@dataclass(frozen=True)
+class Order:
+    """How many synthetic samples of which type are wanted: exact counts, as many as balance, or random types."""
+
+    n_samples: int
+    per_type: tuple[tuple[str, int], ...] = ()
+    balance: bool = False
+
+    def labels(self, types: np.ndarray, counts: np.ndarray, seed: int, purpose: str) -> np.ndarray:
+        """Return a type index for each synthetic row, given the types and the training samples of each.
+
+        Exact counts come type after type; otherwise each row's type is uniformly random.
+
+        Raises
+        ------
+        RnagenError
+            A type is unknown.
+        """
+        if self.balance:
+            return np.repeat(np.arange(len(types)), counts.max() - counts)
+        if not self.per_type:
+            return stream(seed, f"{purpose} types").integers(len(types), size=self.n_samples)
+        known = {name: number for number, name in enumerate(types.tolist())}
+        for name, _ in self.per_type:
+            if name not in known:
+                raise RnagenError(f"--per_type {name}: no such type; the types are {', '.join(known)}")
+        return np.repeat([known[name] for name, _ in self.per_type], [number for _, number in self.per_type])
 
 
 # ---- the experiment: do synthetic rows help a classifier? --------------------------------------------------------
@@ -1195,38 +1307,52 @@ def train_generator(
 ) -> tuple[Autoencoder, dict[str, Any]]:
     """Train a generator, with a line an epoch; epochs None means 20, or more where those are few steps.
 
+    Where no rows are held out for testing, the validation rows only find the number of epochs, and the generator is
+    trained again for so many on all rows.
+
     Returns the generator and its entry in the results.
     """
+
+    def start_training(rows: Rows) -> Training:
+        means = np.array([rows[0][rows[1] == one_type].mean(0) for one_type in range(len(tables.types))])
+        weights = stream(seed, "generator weights")
+        network = Autoencoder(model, means, latent_dim, tables.preprocessing.unit, weights)
+        return Training(network, rows, batch_size, GENERATOR_RATE, stream(seed, "generator order"))
+
     start = time.perf_counter()
     say(f"\nTrain {MODEL_NAMES[model]}:")
-    genes, types = tables.train
-    type_means = np.array([genes[types == one_type].mean(0) for one_type in range(len(tables.types))])
-    weights = stream(seed, "generator weights")
-    generator = Autoencoder(model, type_means, latent_dim, tables.preprocessing.unit, weights)
-    training = Training(generator, tables.train, batch_size, GENERATOR_RATE, stream(seed, "generator order"))
+    training = start_training(tables.train)
     enough = math.ceil(LEAST_GENERATOR_STEPS / training.steps_per_epoch)
     if epochs is None and enough > DEFAULT_EPOCHS:
         say(f"{enough} epochs instead of {DEFAULT_EPOCHS}, to make at least {LEAST_GENERATOR_STEPS} training steps")
-    history = fit(training, epochs or max(enough, DEFAULT_EPOCHS), tables.validation, keep_best=True)
-    generator.fit_latents(genes, types)
-    if generator.variational and generator.evaluate(*tables.validation)["kl"] < UNUSED_LATENT:
+    history, best_epoch = fit(training, epochs or max(enough, DEFAULT_EPOCHS), tables.validation, keep_best=True)
+    rows = tables.train
+    if training.model.variational and training.model.evaluate(*tables.validation)["kl"] < UNUSED_LATENT:
         note(
             f"the latent is unused (KL under {UNUSED_LATENT} nats): rows of a type differ by noise alone; train longer"
         )
-    return generator, {"model": model, "seconds": time.perf_counter() - start, "history": history}
+    if not len(tables.test[1]) and tables.training > len(rows[1]):
+        say(f"Train again on all {tables.training} samples, for as many steps as {best_epoch} epochs had")
+        rows = tuple(np.concatenate(parts) for parts in zip(tables.train, tables.validation, strict=True))
+        steps = best_epoch * training.steps_per_epoch
+        training = start_training(rows)
+        training.advance(steps)
+    training.model.fit_latents(*rows)
+    return training.model, {"model": model, "seconds": time.perf_counter() - start, "history": history}
 
 
-def generate(generator: Autoencoder, tables: Tables, n_samples: int, seed: int) -> tuple[Rows, dict[str, float]]:
-    """Draw synthetic rows of random types; return them, standardised again, and their entry in the results."""
-    say(f"\nGenerate {n_samples} RNAseq samples:")
+def generate(synthesiser: Synthesiser, labels: np.ndarray, seed: int) -> tuple[Rows, dict[str, float]]:
+    """Draw synthetic rows for the experiment; return them, standardised again, and their entry in the results."""
+    say(f"\nGenerate {len(labels)} RNAseq samples:")
     start = time.perf_counter()
-    types = draw_types(n_samples, len(tables.types), seed)
-    expression = np.concatenate(list(draw_samples(generator, tables.preprocessing, types, seed)))
+    expression = np.empty((len(labels), len(synthesiser.genes)), np.float32)
+    for number, block in enumerate(synthesiser.draw(labels, seed, "experiment")):
+        expression[number * BLOCK : number * BLOCK + len(block)] = block
     seconds = time.perf_counter() - start
-    rate = n_samples / seconds
+    rate = len(labels) / seconds
     say(f"Done in {seconds:.3f} seconds ({rate:.1f} samples/s).")
-    synthetic = tables.preprocessing.standardise(expression), types.astype(np.int32)
-    return synthetic, {"n": n_samples, "seconds": seconds, "samples_per_second": rate}
+    synthetic = synthesiser.preprocessing.standardise(expression), labels.astype(np.int32)
+    return synthetic, {"n": len(labels), "seconds": seconds, "samples_per_second": rate}
 
 
 def compare_accuracy(real: float, same_steps: float, augmented: float) -> dict[str, float]:
@@ -1256,16 +1382,260 @@ def compare_epochs(real: ClassifierRun, augmented: ClassifierRun) -> list[dict[s
     return table
 
 
-# ---- files out: figure and results -------------------------------------------------------------------------------
+# ---- files out: synthetic tables, models, figure and results ------------------------------------------------------
 
 
-def check_outputs(outputs: Sequence[tuple[str, Path]], inputs: Iterable[Path]) -> None:
-    """Find out before any training whether each (flag, path) can be written.
+@contextlib.contextmanager
+def text_writer(path: Path, name: str, synthesiser: Synthesiser, rows: int) -> Iterator[Callable]:
+    """Write delimited text: floats as the shortest that reads back as the same float32, missing as nothing."""
+    from pyarrow.csv import WriteOptions, write_csv
+
+    separator = "," if ".csv" in name else "\t"
+    quoted = any(set(name) & set('"\r\n,\t') for name in synthesiser.types)  # Arrow quotes every word or none
+    options = WriteOptions(include_header=False, delimiter=separator, quoting_style="needed" if quoted else "none")
+    with gzip.open(path, "wb", compresslevel=1) if name.endswith(".gz") else open(path, "wb") as file:
+        header = io.StringIO()
+        csv.writer(header, delimiter=separator, lineterminator="\n").writerow(["Sample", "type", *synthesiser.genes])
+        file.write(header.getvalue().encode())
+        yield lambda ids, types, block: write_csv(
+            arrow_table(synthesiser, ids, types, np.ascontiguousarray(block.T)), file, options
+        )
+
+
+@contextlib.contextmanager
+def parquet_writer(path: Path, name: str, synthesiser: Synthesiser, rows: int) -> Iterator[Callable]:
+    """Write parquet, compressed by snappy; a row group is ROW_GROUP rows, each of which costs the footer."""
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    genes = synthesiser.genes.tolist()
+    schema = pa.schema([("Sample", pa.string()), ("type", pa.string()), *((gene, pa.float32()) for gene in genes)])
+    layout = {"compression": "snappy", "use_dictionary": ["type"]}
+    with ParquetWriter(path, schema, write_statistics=False, **layout) as writer:
+        columns = np.empty((len(genes), ROW_GROUP), np.float32)  # filled block by block: Arrow is slow on short columns
+        names: list[tuple[np.ndarray, np.ndarray]] = []
+        used = 0
+
+        def flush() -> None:
+            nonlocal used
+            if used:
+                ids, types = (np.concatenate(parts) for parts in zip(*names, strict=True))
+                writer.write_table(arrow_table(synthesiser, ids, types, columns[:, :used]), row_group_size=ROW_GROUP)
+            names.clear()
+            used = 0
+
+        def write(ids: np.ndarray, types: np.ndarray, block: np.ndarray) -> None:
+            nonlocal used
+            columns[:, used : used + len(block)] = block.T
+            names.append((ids, types))
+            used += len(block)
+            if used + BLOCK > ROW_GROUP:
+                flush()
+
+        yield write
+        flush()
+
+
+@contextlib.contextmanager
+def h5ad_writer(path: Path, name: str, synthesiser: Synthesiser, rows: int) -> Iterator[Callable]:
+    """Write AnnData's layout on disk, X block after block."""
+    import h5py
+    import pandas as pd
+    from anndata.io import write_elem
+
+    genes = len(synthesiser.genes)
+    if hasattr(os, "posix_fallocate"):  # HDF5 can crash on a full disk: find out by other means
+        with open(path, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, rows * (4 * genes + 64) + 2**20)
+    with h5py.File(path, "w") as file:
+        whole = pd.DataFrame({"type": np.empty(rows, dtype=object)}, index=sample_ids(0, rows))
+        file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        matrix = file.create_dataset("X", (rows, genes), np.float32)
+        matrix.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        write_elem(file, "var", pd.DataFrame(index=synthesiser.genes.astype(object)))
+        done = 0
+
+        def write(ids: np.ndarray, types: np.ndarray, block: np.ndarray) -> None:
+            nonlocal done
+            matrix[done : done + len(block)] = block
+            whole.iloc[done : done + len(block), 0] = types
+            done += len(block)
+
+        yield write
+        whole["type"] = pd.Categorical(whole["type"], sorted(set(synthesiser.types)))
+        write_elem(file, "obs", whole)
+
+
+WRITERS = {
+    **dict.fromkeys((".tsv", ".csv", ".tsv.gz", ".csv.gz"), text_writer),
+    ".parquet": parquet_writer,
+    ".h5ad": h5ad_writer,
+}
+
+
+def sample_ids(start: int, end: int) -> np.ndarray:
+    """Return the ids of the synthetic rows from start to before end."""
+    return np.array([f"synthetic_{number:06d}" for number in range(start + 1, end + 1)], dtype=object)
+
+
+def arrow_table(synthesiser: Synthesiser, ids: np.ndarray, types: np.ndarray, columns: np.ndarray) -> Any:
+    """Return rows, given as columns (all genes, rows), as an Arrow table; what was never measured is missing."""
+    import pyarrow as pa
+
+    missing = np.isnan(synthesiser.preprocessing.constant) & ~synthesiser.preprocessing.kept
+    genes = [pa.array(column, from_pandas=bool(gap)) for column, gap in zip(columns, missing, strict=True)]
+    return pa.Table.from_arrays([pa.array(ids), pa.array(types), *genes], ["Sample", "type", *synthesiser.genes])
+
+
+def write_samples(path: Path, synthesiser: Synthesiser, labels: np.ndarray, seed: int) -> dict[str, Any]:
+    """Draw a synthetic sample for each type index and write it to path, block after block, whole or not at all.
+
+    Returns the entry in the results.
+    """
+    from tqdm import tqdm
+
+    start = time.perf_counter()
+    writer = next(writer for suffix, writer in WRITERS.items() if path.name.endswith(suffix))
+    with (
+        replacing(path) as beside,
+        writer(beside, path.name, synthesiser, len(labels)) as write,
+        tqdm(total=len(labels), unit="sample", leave=False, disable=not sys.stderr.isatty()) as bar,
+    ):
+        done = 0
+        for block in synthesiser.draw(labels, seed, "output"):
+            end = done + len(block)
+            write(sample_ids(done, end), synthesiser.types[labels[done:end]].astype(object), block)
+            bar.update(len(block))
+            done = end
+    seconds = time.perf_counter() - start
+    say(f"\nWrote {done} synthetic samples of {len(synthesiser.genes)} genes to {path} in {seconds:.3f} seconds")
+    return {"path": str(path), "n": done, "seconds": seconds}
+
+
+MODEL_FORMAT = 1  # of model files; a reader refuses a higher one
+
+
+def save_model(path: Path, synthesiser: Synthesiser) -> None:
+    """Write a generator to path as plain tensors and JSON (safetensors), whole or not at all."""
+    from safetensors.numpy import save_file
+
+    model, fitted = synthesiser.model, synthesiser.preprocessing
+    tensors = {f"weight_{number:02d}": weight.numpy() for number, weight in enumerate(model.weights)}
+    tensors |= {name: getattr(model, name) for name in MODEL_TENSORS}
+    tensors |= {name: getattr(fitted, name) for name in SCALE_TENSORS}
+    tensors["constant"] = fitted.constant.astype(np.float32)
+    tensors |= {"kept": fitted.kept.astype(np.uint8), "counts": synthesiser.counts.astype(np.int64)}
+    settings = {
+        "format": MODEL_FORMAT,
+        "rnagen": __version__,
+        "model": "cvae" if model.conditional else "vae" if model.variational else "ae",
+        "latent_dim": model.noise_dim,
+        "genes": synthesiser.genes.tolist(),
+        "types": synthesiser.types.tolist(),
+        "log2": fitted.log2,
+        "whole": fitted.whole,
+        "floor": fitted.floor if math.isfinite(fitted.floor) else None,
+    }
+    with replacing(path) as beside:
+        save_file(
+            {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()},
+            beside,
+            {"rnagen": json.dumps(settings)},
+        )
+    note(
+        f"{path} carries the mean, range and number of the training samples of each type; share it only where you "
+        f"would share those"
+    )
+
+
+def load_model(path: Path) -> Synthesiser:
+    """Read a generator that save_model wrote, believing nothing of what the file says.
 
     Raises
     ------
     RnagenError
-        A folder is missing or cannot be written to; a path is a folder or device, an input, or another output.
+        The file is missing, no model file, of a newer format, or its parts do not fit together.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise RnagenError(f"--load_model {path}: no such file")
+    try:
+        with safe_open(path, "numpy") as file:
+            settings = json.loads((file.metadata() or {}).get("rnagen", "null"))
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+        if not isinstance(settings, dict):
+            raise ValueError("it is not of rnagen")
+        if settings["format"] != MODEL_FORMAT:
+            raise ValueError(f"format {settings['format']!r}, and this rnagen {__version__} reads {MODEL_FORMAT}")
+        return rebuild(settings, tensors)
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).split("\n")[0]
+        raise RnagenError(
+            f"--load_model {path}: cannot be used ({reason[:200]}); save it again with --save_model"
+        ) from error
+
+
+def rebuild(settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Synthesiser:
+    """Make a generator of a model file's settings and tensors, checking every size before it is used.
+
+    Raises
+    ------
+    ValueError, TypeError, KeyError
+        Something is missing or does not fit.
+    """
+
+    def tensor(name: str, shape: tuple[int, ...], dtype: str = "float32") -> np.ndarray:
+        found = tensors[name]
+        if found.shape != shape or found.dtype != dtype:
+            raise ValueError(f"{name} is {found.dtype} {found.shape}, not {dtype} {shape}")
+        if name != "constant" and not np.isfinite(found).all():
+            raise ValueError(f"{name} has values that are no numbers")
+        return found
+
+    for name, kind in (("genes", str), ("types", str)):
+        if not isinstance(settings[name], list) or not all(isinstance(one, kind) for one in settings[name]):
+            raise ValueError(f"{name} is no list of names")
+        if not settings[name] or len(set(settings[name])) < len(settings[name]):
+            raise ValueError(f"{name} are missing or repeat")
+    latent_dim, floor = settings["latent_dim"], settings["floor"]
+    if settings["model"] not in MODEL_NAMES or type(latent_dim) is not int or not 1 <= latent_dim <= LARGEST_LATENT:
+        raise ValueError(f"model {settings['model']!r} with latent_dim {latent_dim!r}")
+    if not (floor is None or (type(floor) in (int, float) and math.isfinite(floor))) or {
+        type(settings["log2"]),
+        type(settings["whole"]),
+    } != {bool}:
+        raise ValueError("floor, log2 or whole is of the wrong kind")
+    genes, types = np.array(settings["genes"]), np.array(settings["types"])
+    kept = tensor("kept", genes.shape, "uint8").astype(bool)
+    scales = {name: tensor(name, (kept.sum(),)) for name in SCALE_TENSORS}
+    preprocessing = Preprocessing(
+        kept=kept,
+        constant=tensor("constant", genes.shape),
+        log2=settings["log2"],
+        whole=settings["whole"],
+        floor=-math.inf if floor is None else float(floor),
+        **scales,
+    )
+    counts = tensor("counts", types.shape, "int64")
+    shapes = {"type_means": (len(types), kept.sum()), "latent_mean": (len(types), latent_dim)}
+    shapes["latent_root"] = (len(types), latent_dim, latent_dim)
+    parts = {name: tensor(name, shapes[name]) for name in MODEL_TENSORS}
+    load_tensorflow()
+    model = Autoencoder(settings["model"], parts["type_means"], latent_dim, preprocessing.unit, stream(0, "unused"))
+    model.latent_mean, model.latent_root = parts["latent_mean"], parts["latent_root"]
+    for number, weight in enumerate(model.weights):
+        weight.assign(tensor(f"weight_{number:02d}", tuple(weight.shape)))
+    return Synthesiser(model, preprocessing, genes, types, counts)
+
+
+def check_outputs(outputs: Sequence[tuple[str, Path]], inputs: Iterable[Path], kept: Iterable[Path]) -> None:
+    """Find out before any training whether each (flag, path) can be written; those in kept must not exist yet.
+
+    Raises
+    ------
+    RnagenError
+        A folder is missing or cannot be written to; a path is a folder or device, an input, another output, or kept.
     """
     taken = {path.resolve(): "an input" for path in inputs}
     for flag, path in outputs:
@@ -1279,6 +1649,8 @@ def check_outputs(outputs: Sequence[tuple[str, Path]], inputs: Iterable[Path]) -
         if path.resolve() in taken:
             raise RnagenError(f"{flag} {path}: is {taken[path.resolve()]} of this run too; name another file")
         taken[path.resolve()] = f"what {flag} writes"
+        if path in kept and path.exists():
+            raise RnagenError(f"{flag} {path}: exists; name another file, or replace it by --overwrite")
 
 
 def plot_path(given: str, types: int, simulated: bool) -> Path:
@@ -1311,12 +1683,8 @@ def write_plot(table: list[dict[str, float]], path: Path, title: str) -> Path:
     axes = figure.add_subplot()
     for key, (label, colour, style) in lines.items():
         axes.plot([row["epochs"] for row in table], [row[key] for row in table], style, color=colour, label=label, ms=4)
-    axes.set(
-        xlabel="Epochs (same steps: as many steps as with synthetic data)",
-        ylabel="Test accuracy",
-        title=title,
-        xlim=(0.5, len(table) + 0.5),
-    )
+    axes.set(xlabel="Epochs (same steps: as many steps as with synthetic data)", ylabel="Test accuracy")
+    axes.set_xlim(0.5, len(table) + 0.5)
     axes.set_title(title, parse_math=False)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
@@ -1380,14 +1748,33 @@ def whole_number(least: int, most: int = 10**9) -> Callable[[str], int]:
 
 
 def fraction(text: str) -> float:
-    """Parse a number between 0 and 1, both excluded."""
+    """Parse a number of at least 0 and under 1."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0 and under 1")
     return value
+
+
+def type_count(text: str) -> tuple[str, int]:
+    """Parse TYPE=N, where the type may hold = too."""
+    name, _, number = text.rpartition("=")
+    if not name or not re.fullmatch(r"\d{1,9}", number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not TYPE=N with a whole number N")
+    return name, int(number)
+
+
+def file_ending_in(*suffixes: str) -> Callable[[str], Path]:
+    """Return a parser of file names with one of these suffixes."""
+
+    def parse(text: str) -> Path:
+        if not text.endswith(suffixes):
+            raise argparse.ArgumentTypeError(f"{text!r} does not end in {' '.join(suffixes)}")
+        return Path(text)
+
+    return parse
 
 
 def pattern(text: str) -> str:
@@ -1412,8 +1799,10 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--types",
         type=Path,
         metavar="FILE",
-        help="type table: sample id, type, perhaps `group` (default: the column `type` of --rnaseq)",
+        help="type table: sample id, type, perhaps `group`; for .h5ad also a column of obs "
+        "(default: the column `type` of --rnaseq)",
     )
+    group.add_argument("--layer", metavar="NAME", help="matrix of an .h5ad file: a layer, or raw (default: X)")
     group.add_argument(
         "--data",
         choices=("auto", "candle", "simulated"),
@@ -1445,7 +1834,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         type=fraction,
         default=0.5,
         metavar="X",
-        help="share of each type's groups held out for testing, 0 to 1 (default: 0.5)",
+        help="share of each type's groups held out for testing; 0 trains the generator on every sample and skips the "
+        "experiment (default: 0.5)",
     )
 
 
@@ -1455,7 +1845,7 @@ def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-d",
         "--latent_dim",
-        type=whole_number(1, 1000),
+        type=whole_number(1, LARGEST_LATENT),
         default=10,
         metavar="N",
         help="latent dimensions (default: 10)",
@@ -1479,9 +1869,21 @@ def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
         "-n",
         "--n_samples",
         type=whole_number(1),
-        default=10_000,
         metavar="N",
-        help="synthetic samples (default: 10000)",
+        help="synthetic samples, each of a random type (default: 10000)",
+    )
+    group.add_argument(
+        "--per_type",
+        type=type_count,
+        nargs="+",
+        metavar="TYPE=N",
+        help="synthetic samples of each named type, instead of --n_samples (default: off)",
+    )
+    group.add_argument(
+        "--balance",
+        action="store_true",
+        help="as many synthetic samples of each type as bring it up to the commonest, instead of --n_samples "
+        "(default: off)",
     )
 
 
@@ -1510,6 +1912,29 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_file_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("files to keep")
+    group.add_argument(
+        "--output",
+        type=file_ending_in(*WRITERS),
+        metavar="FILE",
+        help=f"write synthetic samples, drawn for the purpose, to a {' '.join(WRITERS)} (default: off)",
+    )
+    model_file = file_ending_in(".safetensors")
+    group.add_argument(
+        "--save_model", type=model_file, metavar="FILE", help="write the generator to a .safetensors (default: off)"
+    )
+    group.add_argument(
+        "--load_model",
+        type=model_file,
+        metavar="FILE",
+        help="draw --output from a saved generator, without data or training (default: off)",
+    )
+    group.add_argument(
+        "--overwrite", action="store_true", help="let --output and --save_model replace a file (default: off)"
+    )
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     layout = argparse.RawDescriptionHelpFormatter
@@ -1517,6 +1942,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_data_arguments(parser)
     add_generator_arguments(parser)
     add_experiment_arguments(parser)
+    add_file_arguments(parser)
     about = parser.add_argument_group("about")
     about.add_argument("--debug", action="store_true", help="show the traceback of an error (default: one line)")
     about.add_argument(
@@ -1528,67 +1954,130 @@ def build_parser() -> argparse.ArgumentParser:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; wrong usage ends the program with status 2."""
-    parser = build_parser()
+    parser, probe = build_parser(), build_parser()
     args = parser.parse_args(argv)
-    if args.types is not None and args.rnaseq is None:
-        parser.error("argument --types: give its expression table by --rnaseq as well")
-    if args.data is not None and args.rnaseq is not None:
-        parser.error(f"argument --data {args.data}: is for runs without --rnaseq; give one of the two")
+    for action in probe._actions:
+        action.default = argparse.SUPPRESS
+    given = vars(probe.parse_args(argv))  # what the user gave, defaults given by hand included
+
+    def refuse(names: Iterable[str], why: str) -> None:
+        for name in names:
+            if name in given:
+                parser.error(f"argument --{name}: {why}")
+
+    if args.rnaseq is None:
+        refuse(["types"], "give its expression table by --rnaseq as well")
+    else:
+        refuse(["data"], "is for runs without --rnaseq; give one of the two")
+    if args.rnaseq is None or args.rnaseq.suffix != ".h5ad":
+        refuse(["layer"], "is for --rnaseq FILE.h5ad")
+    if len({"n_samples", "per_type", "balance"} & given.keys()) > 1:
+        refuse(["balance", "per_type"], "say how many samples in one way: --n_samples, --per_type or --balance")
+    if args.per_type and len(dict(args.per_type)) < len(args.per_type):
+        parser.error("argument --per_type: a type is named twice; name it once")
+    if args.load_model:
+        mine = {"load_model", "output", "n_samples", "per_type", "balance", "results", "seed", "overwrite", "debug"}
+        refuse(sorted(given.keys() - mine), "does not go with --load_model, whose file settles it")
+        if not args.output:
+            parser.error("argument --load_model: name the file for its samples by --output")
+    if args.test_fraction == 0:
+        refuse(["plot", "classifier_epochs"], "needs test samples; give a --test_fraction above 0")
+        if not args.output and not args.save_model:
+            parser.error("argument --test_fraction 0: name what to keep by --output or --save_model")
     return args
 
 
-def run(args: argparse.Namespace) -> None:
-    """Carry out what the command line asks for: from the table to the results."""
-    outputs = [("--results", args.results)] if args.results else []
+def planned_outputs(args: argparse.Namespace) -> list[tuple[str, Path]]:
+    """Return the (flag, path) of every file that the run may write."""
+    flags = {"--results": args.results, "--output": args.output, "--save_model": args.save_model}
+    outputs = [(flag, path) for flag, path in flags.items() if path]
     if args.plot is not None:
-        figures = [plot_path(args.plot, args.top_k_types or 20, simulated) for simulated in (False, True)]
+        figures = [plot_path(args.plot, args.top_k_types or DEFAULT_TYPES, simulated) for simulated in (False, True)]
         outputs += [("--plot", path.with_suffix(suffix)) for path in figures for suffix in (path.suffix, ".csv")]
-    check_outputs(outputs, [path for path in (args.rnaseq, args.types) if path])
+    return outputs
 
-    cohort = load_cohort(args.data or "auto", args.rnaseq, args.types, args.group_regex, args.seed)
+
+def experiment(
+    args: argparse.Namespace, tables: Tables, train: Callable[[], Synthesiser], labels: np.ndarray
+) -> tuple[Synthesiser, dict[str, Any]]:
+    """Train a classifier without, a generator, and a classifier with synthetic rows of these types; compare them.
+
+    Returns the generator and the experiment's entries in the results.
+    """
+    epochs = {args.classifier_epochs, *(range(1, PLOT_EPOCHS + 1) if args.plot is not None else ())}
+    real_rows = len(tables.train[1])
+    control_steps = steps_of(real_rows + len(labels), epochs)
+    real = ClassifierRun(tables.train, tables, [*steps_of(real_rows, epochs), *control_steps], args.seed)
+    before = real.train(args.classifier_epochs, "Train a type classifier:", "Evaluate on test data:")
+
+    synthesiser = train()
+    synthetic, sampled = generate(synthesiser, labels, args.seed)
+
+    joined = tuple(np.concatenate(parts) for parts in zip(tables.train, synthetic, strict=True))
+    augmented = ClassifierRun(joined, tables, control_steps, args.seed)
+    total = f"{tables.training} + {len(labels)} = {tables.training + len(labels)} samples"
+    title = f"Train a type classifier with synthetic data:\n{total}"
+    after = augmented.train(args.classifier_epochs, title, "Evaluate again on original test data:")
+    control = real.accuracy_at(augmented.training.steps)
+    results = {"accuracy": compare_accuracy(before, control, after), "sampling": sampled}
+    if args.plot is not None:
+        results["plot"] = compare_epochs(real, augmented)
+    return synthesiser, results
+
+
+def learn(args: argparse.Namespace, order: Order) -> tuple[Synthesiser, dict[str, Any]]:
+    """Learn from the data asked for, with the experiment unless every sample is to train the generator.
+
+    Returns the generator and the results.
+    """
+    source = args.data or "auto"
+    cohort = load_cohort(source, args.rnaseq, args.types, args.layer, args.group_regex, args.seed)
     say(
         f"Data: {cohort.name}: {len(cohort.samples)} samples, {len(cohort.genes)} genes, {len(set(cohort.types))} types"
     )
     cohort = keep_top_types(cohort, args.top_k_types)
     tables = prepare_tables(cohort, args.test_fraction, args.transform, args.seed)
+    labels = order.labels(tables.types, tables.counts(), args.seed, "experiment")  # an unknown type is found here
+    results: dict[str, Any] = {"data": describe(cohort)}
+    results |= {"train_samples": tables.training, "test_samples": len(tables.test[1])}
     load_tensorflow()
     tables = tables.resident()
 
-    epochs = {args.classifier_epochs, *(range(1, PLOT_EPOCHS + 1) if args.plot is not None else ())}
-    real_rows, rows = len(tables.train[1]), len(tables.train[1]) + args.n_samples
-    control_steps = steps_of(rows, epochs)
-    real = ClassifierRun(tables.train, tables, [*steps_of(real_rows, epochs), *control_steps], args.seed)
-    before = real.train(args.classifier_epochs, "Train a type classifier:", "Evaluate on test data:")
+    def train() -> Synthesiser:
+        network = (args.model, args.latent_dim, args.epochs, args.batch_size)
+        generator, results["generator"] = train_generator(*network, tables, args.seed)
+        return Synthesiser(generator, tables.preprocessing, cohort.genes, tables.types, tables.counts())
 
-    generator, trained = train_generator(args.model, args.latent_dim, args.epochs, args.batch_size, tables, args.seed)
-    synthetic, sampled = generate(generator, tables, args.n_samples, args.seed)
-
-    joined = tuple(np.concatenate(parts) for parts in zip(tables.train, synthetic, strict=True))
-    augmented = ClassifierRun(joined, tables, control_steps, args.seed)
-    total = f"{tables.training} + {args.n_samples} = {tables.training + args.n_samples} samples"
-    title = f"Train a type classifier with synthetic data:\n{total}"
-    after = augmented.train(args.classifier_epochs, title, "Evaluate again on original test data:")
-    control = real.accuracy_at(augmented.training.steps)
-    accuracy = compare_accuracy(before, control, after)
-
-    results = {
-        "data": describe(cohort),
-        "arguments": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
-        "versions": versions(),
-        "workers": 1,
-        "train_samples": tables.training,
-        "test_samples": len(tables.test[1]),
-        "accuracy": accuracy,
-        "generator": trained,
-        "sampling": sampled,
-    }
+    if args.test_fraction == 0:
+        return train(), results
+    synthesiser, found = experiment(args, tables, train, labels)
     if args.plot is not None:
-        results["plot"] = compare_epochs(real, augmented)
         path = plot_path(args.plot, len(tables.types), cohort.simulated)
-        numbers = write_plot(results["plot"], path, f"{cohort.name}, {len(tables.types)} types")
+        numbers = write_plot(found["plot"], path, f"{cohort.name}, {len(tables.types)} types")
         say(f"Written to {path} and {numbers.name}")
+    return synthesiser, results | found
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out what the command line asks for: learn or load a generator, and write what is to be kept."""
+    inputs = [path for path in (args.rnaseq, args.types, args.load_model) if path]
+    kept = [] if args.overwrite else [path for path in (args.output, args.save_model) if path]
+    check_outputs(planned_outputs(args), inputs, kept)
+    order = Order(args.n_samples or DEFAULT_SAMPLES, tuple(args.per_type or ()), args.balance)
+
+    if args.load_model:
+        synthesiser, results = load_model(args.load_model), {}
+    else:
+        synthesiser, results = learn(args, order)
+    if args.save_model:
+        save_model(args.save_model, synthesiser)
+        say(f"\nSaved the generator to {args.save_model}")
+    if args.output:
+        labels = order.labels(synthesiser.types, synthesiser.counts, args.seed, "output")
+        results["output"] = write_samples(args.output, synthesiser, labels, args.seed)
     if args.results:
-        write_json(args.results, results)
+        arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+        write_json(args.results, {"arguments": arguments, "versions": versions(), "workers": 1, **results})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -1601,11 +2090,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         note("interrupted")
         return 130
-    except (RnagenError, OSError, MemoryError) as error:  # OSError: a full disk or closed pipe, in its own words
+    except (RnagenError, OSError, MemoryError, ImportError) as error:  # OSError: a full disk or a closed pipe
         if args.debug:
             raise
-        short = "not enough memory; ask for fewer samples by --n_samples"
-        note(f"error: {short if isinstance(error, MemoryError) else error}")
+        memory, modules = isinstance(error, MemoryError), isinstance(error, ImportError)
+        remedy = "; ask for fewer samples by --n_samples" * memory + "; pip install -r requirements.txt" * modules
+        note(f"error: {str(error) or 'not enough memory'}{remedy}")
         return 1
     return 0
 

@@ -136,8 +136,9 @@ def test_rows_of_a_type_lie_nearest_its_real_rows(model: str, tmp_path: Path) ->
     tables = rnagen.prepare_tables(cohort, 0.5, "none", 1)
     generator, entry = rnagen.train_generator(model, 4, 250, 32, tables, 1)
     assert len(entry["history"]) == 250
-    label = rnagen.draw_types(600, 3, 1)
-    drawn = np.concatenate(list(rnagen.draw_samples(generator, tables.preprocessing, label, 1)))
+    synthesiser = rnagen.Synthesiser(generator, tables.preprocessing, cohort.genes, tables.types, tables.counts())
+    label = rnagen.Order(600).labels(synthesiser.types, synthesiser.counts, 1, "output")
+    drawn = np.concatenate(list(synthesiser.draw(label, 1, "output")))
     assert drawn.shape == (600, 20)
     real, real_label = tables.test
     real = tables.preprocessing.restore(real)
@@ -194,7 +195,8 @@ def test_counts_are_trained_as_logs_and_come_back_as_counts(tmp_path: Path) -> N
     cohort = rnagen.read_cohort(files[1], files[3], None)
     tables = rnagen.prepare_tables(cohort, 0.5, "auto", 1)
     generator, _ = rnagen.train_generator("cvae", 3, 40, 32, tables, 1)
-    drawn = np.concatenate(list(rnagen.draw_samples(generator, tables.preprocessing, np.zeros(300, int), 1)))
+    synthesiser = rnagen.Synthesiser(generator, tables.preprocessing, cohort.genes, tables.types, tables.counts())
+    drawn = np.concatenate(list(synthesiser.draw(np.zeros(300, int), 1, "output")))
     assert (drawn == np.round(drawn)).all()
     assert drawn.min() >= 0
     ratio = np.log2(drawn + 1).mean(0) / np.log2(cohort.expression[cohort.types == "brain"] + 1).mean(0)

@@ -137,27 +137,30 @@ def test_unconditional_latents_are_drawn_from_each_types_gaussian(model: str, ro
 
 @pytest.mark.parametrize("model", ["cvae", "vae"])
 def test_first_rows_do_not_depend_on_how_many_follow(model: str, rows: rnagen.Rows) -> None:
-    network, preprocessing = autoencoder(model, rows), rnagen.Preprocessing.fit(rows[0], "none")
+    network = autoencoder(model, rows)
     network.fit_latents(*rows)
+    fitted = rnagen.Preprocessing.fit(rows[0], "none")
+    synthesiser = rnagen.Synthesiser(network, fitted, np.arange(GENES), np.arange(TYPES), np.ones(TYPES))
     drawn = {}
     for count in (7, rnagen.BLOCK, rnagen.BLOCK + 1, 3 * rnagen.BLOCK + 5):
-        types = rnagen.draw_types(count, TYPES, 4)
-        drawn[count] = np.concatenate(list(rnagen.draw_samples(network, preprocessing, types, 4)))
+        types = rnagen.Order(count).labels(synthesiser.types, synthesiser.counts, 4, "output")
+        drawn[count] = np.concatenate(list(synthesiser.draw(types, 4, "output")))
         assert drawn[count].shape == (count, GENES)
     longest = drawn[3 * rnagen.BLOCK + 5]
     for count, some in drawn.items():
         np.testing.assert_array_equal(some, longest[:count])
     assert len(np.unique(longest, axis=0)) == len(longest)
-    other = np.concatenate(list(rnagen.draw_samples(network, preprocessing, rnagen.draw_types(50, TYPES, 5), 5)))
-    assert not (other[:, None] == longest[None]).all(2).any()
+    for other in (synthesiser.draw(types[:50], 5, "output"), synthesiser.draw(types[:50], 4, "experiment")):
+        assert not (np.concatenate(list(other))[:, None] == longest[None]).all(2).any()
 
 
 def test_types_are_uniform_over_all_of_them() -> None:
-    types = rnagen.draw_types(30_000, 20, 1)
+    labels = lambda number: rnagen.Order(number).labels(np.arange(20), np.ones(20), 1, "output")  # noqa: E731
+    types = labels(30_000)
     counts = np.bincount(types)
     assert len(counts) == 20
     assert stats.chisquare(counts).pvalue > 1e-4
-    np.testing.assert_array_equal(types[:100], rnagen.draw_types(100, 20, 1))
+    np.testing.assert_array_equal(types[:100], labels(100))
 
 
 def test_drawn_rows_have_the_moments_that_the_decoder_says(rows: rnagen.Rows) -> None:

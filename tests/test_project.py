@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import call
+from conftest import call, make_table
 
 import rnagen
 
@@ -81,6 +82,23 @@ def test_readme_options_are_the_parsers() -> None:
         action = next(a for a in flags.values() if row.startswith(", ".join(a.option_strings)))
         if action.default not in (None, False, "==SUPPRESS=="):
             assert default.strip() == str(action.default)
+
+
+def test_readme_uses_of_the_samples_work(working_directory: Path) -> None:
+    section = README.split("## Use the synthetic samples")[1].split("\n## ")[0]
+    commands = re.findall(r"^python rnagen.py (.+)$", section, re.MULTILINE)
+    assert len(commands) == 2
+    make_table(types=("BLCA", "Uterine CS")).to_parquet("cohort.parquet")
+    for command in commands:
+        run = call(*shlex.split(command))
+        assert run.code == 0, run.err
+    blocks = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    found: dict = {}
+    for block in blocks:
+        exec(block, found)
+    assert found["rare"].shape == (200, 20)
+    assert found["classifier"].score(found["real"].drop(columns="type"), found["real"]["type"]) == 1
 
 
 def test_script_metadata_equals_requirements() -> None:

@@ -27,7 +27,8 @@ def main() -> None:
     preprocessing = rnagen.Preprocessing.fit(cohort.expression, "auto")
     means = rnagen.stream(1, "means").normal(size=(20, args.genes)).astype(np.float32)
     model = rnagen.Autoencoder("cvae", means, 10, preprocessing.unit, rnagen.stream(1, "weights"))
-    types = rnagen.draw_types(args.rows, 20, 1)
+    synthesiser = rnagen.Synthesiser(model, preprocessing, cohort.genes, np.arange(20), np.ones(20))
+    types = rnagen.Order(args.rows).labels(synthesiser.types, synthesiser.counts, 1, "output")
     blocks = range(0, args.rows, rnagen.BLOCK)
 
     def decoded() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
                 pass
 
     def sampled() -> None:
-        for _ in rnagen.draw_samples(model, preprocessing, types, 1):
+        for _ in synthesiser.draw(types, 1, "output"):
             pass
 
     for name, work in (("decoded means", decoded), ("samples with noise", sampled)):

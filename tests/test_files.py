@@ -1,0 +1,351 @@
+"""Synthetic tables and model files: formats, counts, round trips, and files that lie."""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pyarrow.parquet
+import pytest
+import scipy.sparse
+from conftest import QUICK, call, make_table, write_tables
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+import rnagen
+
+SCRIPT = Path(rnagen.__file__)
+SUFFIXES = tuple(rnagen.WRITERS)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    """Train once on every sample of a table with a constant and a missing gene; return the model file and the table."""
+    folder = tmp_path_factory.mktemp("saved")
+    table = make_table()
+    table.insert(2, "FLAT", 3.25)
+    table.insert(5, "GONE", np.nan)
+    files = write_tables(folder, table)
+    model = folder / "model.safetensors"
+    run = call(
+        *files, "-e", 40, "-d", 3, "--test_fraction", 0, "--save_model", model, "--output", folder / "first.parquet"
+    )
+    assert run.code == 0, run.err
+    assert "Train a type classifier" not in run.out
+    assert "72 training samples (6 of them to validate), 0 test samples" in run.out
+    assert "Train again on all 72 samples" in run.out
+    assert run.err.count("share it only where you would share those") == 1
+    return model, table
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Read a synthetic table as its users would, ids as index."""
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path).set_index("Sample")
+    if path.suffix == ".h5ad":
+        data = anndata.read_h5ad(path)
+        return data.to_df().assign(type=data.obs["type"].astype(str))
+    return pd.read_csv(path, sep="," if ".csv" in path.name else "\t", index_col=0)
+
+
+# ---- tables ----
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_format_holds_the_same_rows(saved: tuple[Path, pd.DataFrame], suffix: str) -> None:
+    model, table = saved
+    path = Path(f"samples{suffix}")
+    run = call("--load_model", model, "--output", path)
+    assert run.code == 0, run.err
+    assert f"Wrote 10000 synthetic samples of 22 genes to {path} in " in run.out
+    found, first = read(path), pd.read_parquet(model.parent / "first.parquet").set_index("Sample")
+    genes = list(table.columns[:-1])
+    assert [name for name in found.columns if name != "type"] == genes
+    assert list(found.index) == list(first.index) == [f"synthetic_{i:06d}" for i in range(1, 10_001)]
+    assert list(found["type"]) == list(first["type"])
+    np.testing.assert_array_equal(found[genes].to_numpy(np.float32), first[genes].to_numpy(np.float32))
+    assert (found["FLAT"] == 3.25).all()
+    assert found["GONE"].isna().all()
+    cohort = rnagen.read_cohort(path, None, None)  # rnagen reads back what it writes
+    np.testing.assert_array_equal(cohort.expression, first[genes].to_numpy(np.float32))
+    assert list(cohort.types) == list(first["type"])
+    assert not [beside for beside in Path().iterdir() if beside != path]
+
+
+def test_parquet_and_h5ad_are_as_their_libraries_write_them(saved: tuple[Path, pd.DataFrame]) -> None:
+    model, table = saved
+    call("--load_model", model, "--output", "s.parquet", "-n", 20)
+    schema = pyarrow.parquet.read_schema("s.parquet")
+    assert schema.names == ["Sample", "type", *table.columns[:-1]]
+    assert {str(field.type) for field in schema} == {"string", "float"}
+    call("--load_model", model, "--output", "s.h5ad", "-n", 20)
+    data = anndata.read_h5ad("s.h5ad")
+    assert data.X.dtype == np.float32
+    assert list(data.obs["type"].cat.categories) == sorted(set(table["type"]))
+    data[data.obs["type"] == "liver"].copy().write_h5ad("again.h5ad")
+    assert anndata.read_h5ad("s.h5ad", backed="r").shape == (20, 22)
+
+
+def test_exact_counts(saved: tuple[Path, pd.DataFrame]) -> None:
+    model, _ = saved
+    run = call("--load_model", model, "--output", "s.tsv", "--per_type", "liver=3", "brain=0", "kidney=1030")
+    assert run.code == 0, run.err
+    assert read(Path("s.tsv"))["type"].value_counts().to_dict() == {"liver": 3, "kidney": 1030}
+    line = call("--load_model", model, "--output", "t.tsv", "--per_type", "lung=3").error(1)
+    assert line.endswith("--per_type lung: no such type; the types are brain, kidney, liver")
+    assert not Path("t.tsv").exists()
+    for suffix in SUFFIXES:  # none at all: a header
+        assert call("--load_model", model, "--output", f"none{suffix}", "--per_type", "liver=0").code == 0
+        assert read(Path(f"none{suffix}")).shape == (0, 23)
+
+
+def test_counts_and_balance_set_the_experiments_rows_too(tmp_path: Path) -> None:
+    table = make_table().iloc[:60]  # 24 liver, 24 kidney, 12 brain
+    files = write_tables(tmp_path, table)
+    run = call(*files, "-e", 2, "--per_type", "brain=7", "liver=2", "--output", "s.csv", "--results", "r.json")
+    assert run.code == 0, run.err
+    assert "\nGenerate 9 RNAseq samples:\n" in run.out
+    assert "\n30 + 9 = 39 samples\n" in run.out
+    assert read(Path("s.csv"))["type"].tolist() == ["brain"] * 7 + ["liver"] * 2
+    assert json.loads(Path("r.json").read_text())["output"]["n"] == 9
+    run = call(*files, "-e", 2, "--balance", "--output", "b.csv", "--save_model", "m.safetensors")
+    assert "\n30 + 6 = 36 samples\n" in run.out
+    assert read(Path("b.csv"))["type"].tolist() == ["brain"] * 6
+    assert call("--load_model", "m.safetensors", "--balance", "--output", "c.csv").code == 0
+    assert Path("b.csv").read_bytes() == Path("c.csv").read_bytes()
+    even = write_tables(tmp_path, make_table())
+    run = call(*even, "-e", 2, "--balance")
+    assert "\n36 + 0 = 36 samples\n" in run.out
+    assert "(synthetic data adds +0.00 points)" in run.out
+
+
+def test_experiment_writes_rows_of_their_own(tables: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    trained_on = []
+    whole = rnagen.generate
+    monkeypatch.setattr(rnagen, "generate", lambda *a: trained_on.append(whole(*a)) or trained_on[-1])
+    assert call(*tables, *QUICK, "--output", "s.parquet", "--save_model", "m.safetensors").code == 0
+    synthesiser = rnagen.load_model(Path("m.safetensors"))
+    genes = [f"G{i}" for i in range(20)]
+    written = synthesiser.preprocessing.standardise(read(Path("s.parquet"))[genes].to_numpy(np.float32))
+    used = trained_on[0][0][0]
+    assert used.shape == written.shape
+    assert not (used[:, None] == written[None]).all(2).any()
+    assert call("--load_model", "m.safetensors", "-n", 50, "--output", "t.parquet").code == 0
+    pd.testing.assert_frame_equal(read(Path("s.parquet")), read(Path("t.parquet")))
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    genes=st.lists(st.text("aG1 =,\"'\t.é-", min_size=1, max_size=5), min_size=2, max_size=4, unique=True),
+    types=st.lists(st.text("bT2=,\"'é-. ", min_size=1, max_size=5).map(str.strip), min_size=2, max_size=3, unique=True),
+    counts=st.lists(st.integers(0, 3), min_size=3, max_size=3),
+)
+def test_wild_names_and_counts_round_trip(
+    tmp_path: Path, genes: list[str], types: list[str], counts: list[int]
+) -> None:
+    types = [f"t{name}" for name in types]
+    genes = [f"g{name}" for name in genes]
+    rows = np.random.default_rng(0).normal(5, 1, (12, len(genes))).astype(np.float32)
+    synthesiser = small_synthesiser(rows, np.array(genes), np.array(types))
+    order = rnagen.Order(0, tuple(zip(types, counts, strict=False)))
+    labels = order.labels(synthesiser.types, synthesiser.counts, 1, "output")
+    assert np.bincount(labels, minlength=len(types)).tolist() == counts[: len(types)]
+    written = {}
+    for suffix in SUFFIXES:
+        path = tmp_path / f"wild{suffix}"
+        rnagen.write_samples(path, synthesiser, labels, 1)
+        if len(labels):
+            cohort = rnagen.read_cohort(path, None, None)
+            assert cohort.genes.tolist() == genes
+            assert cohort.types.tolist() == [types[label] for label in labels]
+            written[suffix] = cohort.expression
+    for values in written.values():
+        np.testing.assert_array_equal(values, written[".parquet"])
+    rnagen.save_model(tmp_path / "wild.safetensors", synthesiser)
+    loaded = rnagen.load_model(tmp_path / "wild.safetensors")
+    assert (loaded.genes.tolist(), loaded.types.tolist()) == (genes, types)
+
+
+def small_synthesiser(rows: np.ndarray, genes: np.ndarray, types: np.ndarray) -> rnagen.Synthesiser:
+    """Return an untrained generator of these genes and types."""
+    rnagen.load_tensorflow()
+    fitted = rnagen.Preprocessing.fit(rows, "none")
+    means = np.zeros((len(types), fitted.kept.sum()), np.float32)
+    model = rnagen.Autoencoder("cvae", means, 2, fitted.unit, rnagen.stream(1, "weights"))
+    return rnagen.Synthesiser(model, fitted, genes, types, np.ones(len(types), np.int64))
+
+
+def test_first_rows_do_not_depend_on_the_number_written(saved: tuple[Path, pd.DataFrame]) -> None:
+    model, _ = saved
+    longest = pd.read_parquet(model.parent / "first.parquet")
+    for number in (1, 1024, 1025, 9000):
+        assert call("--load_model", model, "--output", "s.parquet", "-n", number, "--overwrite").code == 0
+        pd.testing.assert_frame_equal(pd.read_parquet("s.parquet"), longest[:number])
+
+
+# ---- files are kept whole ----
+
+
+@pytest.mark.parametrize("flag", ["--output", "--save_model"])
+def test_existing_files_are_replaced_only_when_asked(tables: list[object], flag: str) -> None:
+    path = Path("kept.tsv" if flag == "--output" else "kept.safetensors")
+    path.write_text("precious")
+    run = call(*tables, *QUICK, flag, path)
+    assert f"{flag} {path}: exists; name another file, or replace it by --overwrite" in run.error(1)
+    assert run.out == ""
+    assert path.read_text() == "precious"
+    assert call(*tables, *QUICK, flag, path, "--overwrite").code == 0
+    assert path.read_bytes()[:8] != b"precious"
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_full_disk_gives_one_line_and_no_file(saved: tuple[Path, pd.DataFrame], suffix: str) -> None:
+    command = [sys.executable, SCRIPT, "--load_model", saved[0], "-n", "20000", "--output", f"s{suffix}"]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))  # noqa: E731
+    run = subprocess.run(list(map(str, command)), capture_output=True, text=True, preexec_fn=limit)
+    assert run.returncode == 1, run.stderr
+    assert run.stderr.startswith("rnagen: error: ")
+    assert len(run.stderr.splitlines()) == 1
+    assert not list(Path().iterdir())
+
+
+def test_kills_while_writing() -> None:
+    script = SCRIPT.parent / "tests" / "kill_while_writing.py"
+    run = subprocess.run([sys.executable, script, "--kills", "4"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "4 kills: " in run.stdout
+
+
+# ---- training on every sample ----
+
+
+def test_types_of_one_sample_and_more_genes_than_rows(tmp_path: Path) -> None:
+    table = make_table(rows=3, genes=300).iloc[:7]  # 3 liver, 3 kidney, 1 brain
+    run = call(*write_tables(tmp_path, table), "--test_fraction", 0, "-e", 3, "--output", "s.parquet", "-n", 200)
+    assert run.code == 0, run.err
+    found = read(Path("s.parquet"))
+    assert set(found["type"]) == {"liver", "kidney", "brain"}
+    assert np.isfinite(found.drop(columns="type").to_numpy()).all()
+
+
+# ---- h5ad in ----
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_h5ad_equals_the_text_table(tmp_path: Path, sparse: bool) -> None:
+    table = make_table().round(2)
+    files = write_tables(tmp_path, table)
+    expected = rnagen.read_cohort(Path(str(files[1])), Path(str(files[3])), None)
+    values = table.drop(columns="type").to_numpy(np.float32)
+    matrix = scipy.sparse.csr_matrix(values) if sparse else values
+    obs = table[["type"]].astype("category").assign(other=["a", "b"] * 36)
+    data = anndata.AnnData(matrix, obs, pd.DataFrame(index=table.columns[:-1]), layers={"double": matrix * 2})
+    data.raw = data
+    data.write_h5ad("cohort.h5ad")
+    path = Path("cohort.h5ad")
+    cohort = rnagen.read_cohort(path, None, None)
+    np.testing.assert_array_equal(cohort.expression, expected.expression)
+    assert cohort.types.tolist() == expected.types.tolist()
+    assert cohort.genes.tolist() == expected.genes.tolist()
+    np.testing.assert_array_equal(rnagen.read_cohort(path, None, None, "raw").expression, expected.expression)
+    doubled = rnagen.read_cohort(path, Path("other"), None, "double")
+    np.testing.assert_array_equal(doubled.expression, 2 * expected.expression)
+    assert set(doubled.types) == {"a", "b"}
+    by_table = rnagen.read_cohort(path, Path(str(files[3])), None)
+    assert by_table.types.tolist() == expected.types.tolist()
+    assert call("--rnaseq", path, *QUICK).code == 0
+    assert "has no column `absent`" in call("--rnaseq", path, "--types", "absent").error(1)
+    line = call("--rnaseq", path, "--layer", "absent").error(1)
+    assert "--layer absent: cohort.h5ad has double, raw; name one of these" in line
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89HDF\r\n\x1a\n" + bytes(200), b"no h5ad at all", None])
+def test_h5ad_that_is_none(content: bytes | None) -> None:
+    if content is None:
+        import h5py
+
+        with h5py.File("x.h5ad", "w") as file:
+            file["X"] = np.zeros((3, 2))
+    else:
+        Path("x.h5ad").write_bytes(content)
+    line = call("--rnaseq", "x.h5ad").error(1)
+    assert line.startswith("rnagen: error: x.h5ad: ")
+
+
+# ---- model files that lie ----
+
+
+def settings_of(path: Path) -> dict:
+    """Return the settings in a model file."""
+    from safetensors import safe_open
+
+    with safe_open(path, "numpy") as file:
+        return json.loads(file.metadata()["rnagen"])
+
+
+def reason_for(tensors: dict[str, np.ndarray], found: object, name: str = "bad.safetensors") -> str:
+    """Write a model file and return the one line that refuses it."""
+    metadata = {"rnagen": found if isinstance(found, str) else json.dumps(found)}
+    save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, name, metadata)
+    line = call("--load_model", name, "--output", "s.tsv").error(1)
+    assert line.startswith(f"rnagen: error: --load_model {name}: cannot be used (")
+    assert len(line) < 400
+    assert not Path("s.tsv").exists()
+    return line
+
+
+def test_model_files_that_do_not_fit_together(saved: tuple[Path, pd.DataFrame]) -> None:
+    model, _ = saved
+    tensors, good = load_file(model), settings_of(model)
+    assert "format 2, and this rnagen" in reason_for(tensors, good | {"format": 2})
+    assert "it is not of rnagen" in reason_for(tensors, "null")
+    assert "cannot be used" in reason_for(tensors, "[" * 100_000)
+    for key in good:
+        if key != "rnagen":
+            assert f"'{key}' is missing" in reason_for(tensors, {k: v for k, v in good.items() if k != key})
+            for wrong in (None, -1, 10**12, 2.5, "x", [], [1], {}, True, float("nan"), good["genes"] * 2):
+                fits = {"floor": wrong in (None, -1, 10**12, 2.5), "log2": wrong is True, "whole": wrong is True}
+                if wrong != good[key] and not fits.get(key):
+                    reason_for(tensors, good | {key: wrong})
+    for name, tensor in tensors.items():
+        assert f"'{name}' is missing" in reason_for({k: v for k, v in tensors.items() if k != name}, good)
+        assert f"{name} is " in reason_for(tensors | {name: tensor.astype(np.float16)}, good)
+        assert f"{name} is " in reason_for(tensors | {name: tensor[..., None]}, good)
+        if tensor.dtype == np.float32 and name != "constant":
+            assert f"{name} has values that are no numbers" in reason_for(tensors | {name: tensor * np.nan}, good)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_mangled_model_files_load_or_give_one_line(saved: tuple[Path, pd.DataFrame], data: st.DataObject) -> None:
+    content = bytearray(saved[0].read_bytes())
+    cut = data.draw(st.integers(0, len(content)) | st.just(len(content)))
+    for _ in range(data.draw(st.integers(0, 3))):
+        place = data.draw(st.integers(0, min(3000, len(content) - 1)))
+        content[place] = data.draw(st.integers(0, 255))
+    Path("mangled.safetensors").write_bytes(bytes(content[:cut]))
+    try:
+        rnagen.load_model(Path("mangled.safetensors"))
+    except rnagen.RnagenError as error:
+        assert str(error).startswith("--load_model mangled.safetensors: cannot be used (")
+        assert "\n" not in str(error)
+
+
+def test_missing_model_file() -> None:
+    line = call("--load_model", "absent.safetensors", "--output", "s.tsv").error(1)
+    assert line == "rnagen: error: --load_model absent.safetensors: no such file"
+
+
+@pytest.mark.parametrize("model", ["cvae", "vae", "ae"])
+def test_every_model_draws_the_same_once_loaded(tables: list[object], model: str) -> None:
+    arguments = (*QUICK, "-m", model, "--test_fraction", 0, "--save_model", "m.safetensors", "--output", "s.csv")
+    assert call(*tables, *arguments).code == 0
+    assert call("--load_model", "m.safetensors", "-n", 50, "--output", "t.csv").code == 0
+    assert Path("s.csv").read_bytes() == Path("t.csv").read_bytes()
+    assert call("--load_model", "m.safetensors", "-n", 50, "--output", "u.csv", "--seed", 7).code == 0
+    assert Path("s.csv").read_bytes() != Path("u.csv").read_bytes()
