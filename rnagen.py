@@ -380,8 +380,10 @@ def read_text(path: Path, text: bool) -> pd.DataFrame:
         usual, other = (",", "\t") if ".csv" in path.suffixes else ("\t", ",")
         separator = usual if usual in line else other
         names = next(csv.reader([line], delimiter=separator), [])
-        words = {number: str for number, name in enumerate(names) if number == 0 or name in ANNOTATION}
-        options: dict = {"dtype": str, "keep_default_na": False} if text else {"dtype": words, "low_memory": False}
+        words = {number: str for number, name in enumerate(names) if number and name in ANNOTATION}  # NA is a type too
+        options: dict = {"dtype": {0: str}, "converters": words, "low_memory": False}
+        if text:
+            options = {"dtype": str, "keep_default_na": False}
         try:
             table = pd.read_csv(file, sep=separator, header=None, **options)
         except pd.errors.EmptyDataError:
@@ -391,7 +393,7 @@ def read_text(path: Path, text: bool) -> pd.DataFrame:
             table = table.iloc[:, :-1]
         else:
             names = ["Sample", *names]
-            table[0] = table[0].astype(str)
+            table[list(words)] = table[list(words)].replace(["", "NA"], np.nan)  # these were genes
     if len(table.columns) != len(names):
         raise ValueError(f"the header has {len(names)} columns, the first row {len(table.columns)}")
     table.columns = names
@@ -494,13 +496,13 @@ def read_h5ad(path: Path, column: str, layer: str | None) -> tuple[pd.DataFrame,
             warnings.simplefilter("ignore")  # of names that repeat, which is said below
             try:
                 data = anndata.read_h5ad(path)
-            except (KeyError, AttributeError, TypeError, NotImplementedError) as error:
+            except (KeyError, AttributeError, TypeError, RuntimeError) as error:
                 raise ValueError(f"no AnnData: {error}") from error
     known = [*data.layers, *(["raw"] if data.raw is not None else [])]
     if layer is not None and layer not in known:
         raise RnagenError(f"--layer {layer}: {path} has {', '.join(known) or 'X alone'}; name one of these")
-    source = data.raw if layer == "raw" else data
-    matrix = data.layers.get(layer, source.X)
+    source = data.raw if layer == "raw" and data.raw is not None else data
+    matrix = source.X if layer is None or source is not data else data.layers[layer]
     if matrix is None or matrix.shape[0] * matrix.shape[1] == 0:
         raise RnagenError(f"{path}: its matrix is empty; name another by --layer ({', '.join(known) or 'none there'})")
     matrix = matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
@@ -1390,7 +1392,7 @@ def text_writer(path: Path, name: str, synthesiser: Synthesiser, rows: int) -> I
     """Write delimited text: floats as the shortest that reads back as the same float32, missing as nothing."""
     from pyarrow.csv import WriteOptions, write_csv
 
-    separator = "," if ".csv" in name else "\t"
+    separator = "," if name.endswith((".csv", ".csv.gz")) else "\t"
     quoted = any(set(name) & set('"\r\n,\t') for name in synthesiser.types)  # Arrow quotes every word or none
     options = WriteOptions(include_header=False, delimiter=separator, quoting_style="needed" if quoted else "none")
     with gzip.open(path, "wb", compresslevel=1) if name.endswith(".gz") else open(path, "wb") as file:
@@ -1487,6 +1489,19 @@ def arrow_table(synthesiser: Synthesiser, ids: np.ndarray, types: np.ndarray, co
     return pa.Table.from_arrays([pa.array(ids), pa.array(types), *genes], ["Sample", "type", *synthesiser.genes])
 
 
+def check_genes(path: Path, genes: np.ndarray) -> None:
+    """Find out whether a synthetic table with these genes would read back as one.
+
+    Raises
+    ------
+    RnagenError
+        A gene has the name of a column that is no gene, which only .h5ad keeps apart.
+    """
+    taken = sorted({"Sample", "Cancer_type_id", *ANNOTATION} & set(genes.tolist()))
+    if taken and path.suffix != ".h5ad":
+        raise RnagenError(f"--output {path}: a gene is named {taken[0]!r}, like a column that is none; write an .h5ad")
+
+
 def write_samples(path: Path, synthesiser: Synthesiser, labels: np.ndarray, seed: int) -> dict[str, Any]:
     """Draw a synthetic sample for each type index and write it to path, block after block, whole or not at all.
 
@@ -1517,7 +1532,7 @@ MODEL_FORMAT = 1  # of model files; a reader refuses a higher one
 
 def save_model(path: Path, synthesiser: Synthesiser) -> None:
     """Write a generator to path as plain tensors and JSON (safetensors), whole or not at all."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     model, fitted = synthesiser.model, synthesiser.preprocessing
     tensors = {f"weight_{number:02d}": weight.numpy() for number, weight in enumerate(model.weights)}
@@ -1537,11 +1552,8 @@ def save_model(path: Path, synthesiser: Synthesiser) -> None:
         "floor": fitted.floor if math.isfinite(fitted.floor) else None,
     }
     with replacing(path) as beside:
-        save_file(
-            {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()},
-            beside,
-            {"rnagen": json.dumps(settings)},
-        )
+        named = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+        beside.write_bytes(save(named, {"rnagen": json.dumps(settings)}))
     note(
         f"{path} carries the mean, range and number of the training samples of each type; share it only where you "
         f"would share those"
@@ -1569,7 +1581,16 @@ def load_model(path: Path) -> Synthesiser:
         if settings["format"] != MODEL_FORMAT:
             raise ValueError(f"format {settings['format']!r}, and this rnagen {__version__} reads {MODEL_FORMAT}")
         return rebuild(settings, tensors)
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).split("\n")[0]
         raise RnagenError(
             f"--load_model {path}: cannot be used ({reason[:200]}); save it again with --save_model"
@@ -1598,6 +1619,8 @@ def rebuild(settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Synthes
             raise ValueError(f"{name} is no list of names")
         if not settings[name] or len(set(settings[name])) < len(settings[name]):
             raise ValueError(f"{name} are missing or repeat")
+        if "\0" in "".join(settings[name]).encode().decode():  # encode: half a surrogate pair is a ValueError
+            raise ValueError(f"{name} hold a null character")
     latent_dim, floor = settings["latent_dim"], settings["floor"]
     if settings["model"] not in MODEL_NAMES or type(latent_dim) is not int or not 1 <= latent_dim <= LARGEST_LATENT:
         raise ValueError(f"model {settings['model']!r} with latent_dim {latent_dim!r}")
@@ -1618,6 +1641,8 @@ def rebuild(settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Synthes
         **scales,
     )
     counts = tensor("counts", types.shape, "int64")
+    if counts.min() < 0 or counts.max() > 10**9:
+        raise ValueError("counts are no numbers of samples")
     shapes = {"type_means": (len(types), kept.sum()), "latent_mean": (len(types), latent_dim)}
     shapes["latent_root"] = (len(types), latent_dim, latent_dim)
     parts = {name: tensor(name, shapes[name]) for name in MODEL_TENSORS}
@@ -1876,14 +1901,15 @@ def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
         "--per_type",
         type=type_count,
         nargs="+",
+        action="extend",
         metavar="TYPE=N",
         help="synthetic samples of each named type, instead of --n_samples (default: off)",
     )
     group.add_argument(
         "--balance",
         action="store_true",
-        help="as many synthetic samples of each type as bring it up to the commonest, instead of --n_samples "
-        "(default: off)",
+        help="as many synthetic samples of each type as bring its training samples up to those of the commonest, "
+        "instead of --n_samples (default: off)",
     )
 
 
@@ -2035,6 +2061,8 @@ def learn(args: argparse.Namespace, order: Order) -> tuple[Synthesiser, dict[str
     say(
         f"Data: {cohort.name}: {len(cohort.samples)} samples, {len(cohort.genes)} genes, {len(set(cohort.types))} types"
     )
+    if args.output:
+        check_genes(args.output, cohort.genes)
     cohort = keep_top_types(cohort, args.top_k_types)
     tables = prepare_tables(cohort, args.test_fraction, args.transform, args.seed)
     labels = order.labels(tables.types, tables.counts(), args.seed, "experiment")  # an unknown type is found here
@@ -2067,6 +2095,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.load_model:
         synthesiser, results = load_model(args.load_model), {}
+        check_genes(args.output, synthesiser.genes)
     else:
         synthesiser, results = learn(args, order)
     if args.save_model:

@@ -96,6 +96,9 @@ def test_exact_counts(saved: tuple[Path, pd.DataFrame]) -> None:
     run = call("--load_model", model, "--output", "s.tsv", "--per_type", "liver=3", "brain=0", "kidney=1030")
     assert run.code == 0, run.err
     assert read(Path("s.tsv"))["type"].value_counts().to_dict() == {"liver": 3, "kidney": 1030}
+    twice = call("--load_model", model, "--output", "u.tsv", "--per_type", "liver=3", "--per_type", "brain=2")
+    assert twice.code == 0
+    assert read(Path("u.tsv"))["type"].tolist() == ["liver"] * 3 + ["brain"] * 2
     line = call("--load_model", model, "--output", "t.tsv", "--per_type", "lung=3").error(1)
     assert line.endswith("--per_type lung: no such type; the types are brain, kidney, liver")
     assert not Path("t.tsv").exists()
@@ -334,6 +337,57 @@ def test_mangled_model_files_load_or_give_one_line(saved: tuple[Path, pd.DataFra
     except rnagen.RnagenError as error:
         assert str(error).startswith("--load_model mangled.safetensors: cannot be used (")
         assert "\n" not in str(error)
+
+
+def test_model_files_with_impossible_names_and_counts(saved: tuple[Path, pd.DataFrame]) -> None:
+    tensors, good = load_file(saved[0]), settings_of(saved[0])
+    assert "genes hold a null character" in reason_for(tensors, good | {"genes": ["a\0b", *good["genes"][1:]]})
+    assert "surrogates not allowed" in reason_for(tensors, good | {"types": ["\ud800", *good["types"][1:]]})
+    reason_for(tensors, json.dumps(good | {"floor": 0}).replace('"floor": 0', '"floor": 1' + "0" * 400))
+    wild = tensors | {"counts": np.array([2**62, -(2**62), 0])}
+    assert "counts are no numbers of samples" in reason_for(wild, good)
+
+
+def test_genes_named_like_other_columns(tmp_path: Path) -> None:
+    table = make_table()
+    obs = table[["type"]].astype("category")
+    names = ["type", "Sample", *table.columns[2:-1]]
+    data = anndata.AnnData(table.drop(columns="type").to_numpy(np.float32), obs, pd.DataFrame(index=names))
+    data.write_h5ad("cohort.h5ad")
+    for suffix in (".tsv", ".parquet"):
+        line = call("--rnaseq", "cohort.h5ad", *QUICK, "--output", f"s{suffix}").error(1)
+        assert f"--output s{suffix}: a gene is named 'Sample'" in line
+    assert call("--rnaseq", "cohort.h5ad", *QUICK, "--output", "s.h5ad").code == 0
+    assert rnagen.read_cohort(Path("s.h5ad"), None, None).genes.tolist() == names
+
+
+def test_a_type_named_na_round_trips(tmp_path: Path) -> None:
+    files = write_tables(tmp_path, make_table(types=("NA", "01")))
+    assert call(*files, *QUICK, "--output", "s.tsv").code == 0
+    run = call("--rnaseq", "s.tsv", *QUICK)
+    assert (run.code, run.err) == (0, "")
+    assert set(rnagen.read_cohort(Path("s.tsv"), None, None).types) == {"NA", "01"}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_damaged_h5ad(tmp_path: Path, seed: int) -> None:
+    table = make_table()
+    data = anndata.AnnData(table.drop(columns="type").to_numpy(np.float32), table[["type"]])
+    data.write_h5ad("whole.h5ad")
+    content = bytearray(Path("whole.h5ad").read_bytes())
+    rng = np.random.default_rng(seed)
+    for place in rng.integers(0, len(content), 200):
+        content[place] = rng.integers(256)
+    Path("damaged.h5ad").write_bytes(content)
+    try:
+        rnagen.read_cohort(Path("damaged.h5ad"), None, None)
+    except rnagen.RnagenError as error:
+        assert str(error).startswith("damaged.h5ad: ")
+
+
+def test_model_file_can_be_read_by_others(saved: tuple[Path, pd.DataFrame]) -> None:
+    Path("plain").touch()
+    assert saved[0].stat().st_mode == Path("plain").stat().st_mode
 
 
 def test_missing_model_file() -> None:
