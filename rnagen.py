@@ -99,6 +99,7 @@ CANDLE_SOURCES = ("CCLE", "CTRP", "GDSC", "NCI60", "gCSI", "GDC")
 DOWNLOAD_TIMEOUT = (5, 30)  # seconds to connect, seconds without a byte
 
 LARGEST_LATENT = 1000
+MODEL_FORMAT = 1  # of model files; any other is refused
 MODEL_TENSORS = ("type_means", "latent_mean", "latent_root")  # of an Autoencoder, beside its weights
 SCALE_TENSORS = ("mean", "sd", "low", "span")  # of a Preprocessing
 ROW_GROUP = 8 * BLOCK  # rows of a parquet row group
@@ -639,6 +640,8 @@ def load_cohort(
                 raise RnagenError(f"--data candle: {reason}; try again later, or give --rnaseq and --types") from error
             note(f"the data are simulated, since {reason}; for your own give --rnaseq and --types")
     cohort = simulate_cohort(seed=seed)
+    if group_regex is None:  # it is grouped by its own ids already
+        return cohort
     groups, grouping = group_samples(cohort.samples, group_regex)
     return replace(cohort, groups=groups, grouping=grouping)
 
@@ -1084,7 +1087,7 @@ class Autoencoder(Network):
     ) -> None:
         import keras
 
-        self.conditional, self.variational = model == "cvae", model != "ae"
+        self.kind, self.conditional, self.variational = model, model == "cvae", model != "ae"
         self.types, genes = type_means.shape
         self.type_means = type_means * self.conditional
         self.noise_dim = latent_dim
@@ -1309,7 +1312,7 @@ def train_generator(
 ) -> tuple[Autoencoder, dict[str, Any]]:
     """Train a generator, with a line an epoch; epochs None means 20, or more where those are few steps.
 
-    Where no rows are held out for testing, the validation rows only find the number of epochs, and the generator is
+    Where no rows are held out for testing, the validation rows only find the number of steps, and the generator is
     trained again for so many on all rows.
 
     Returns the generator and its entry in the results.
@@ -1450,22 +1453,21 @@ def h5ad_writer(path: Path, name: str, synthesiser: Synthesiser, rows: int) -> I
         with open(path, "wb") as file:
             os.posix_fallocate(file.fileno(), 0, rows * (4 * genes + 64) + 2**20)
     with h5py.File(path, "w") as file:
-        whole = pd.DataFrame({"type": np.empty(rows, dtype=object)}, index=sample_ids(0, rows))
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         matrix = file.create_dataset("X", (rows, genes), np.float32)
         matrix.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         write_elem(file, "var", pd.DataFrame(index=synthesiser.genes.astype(object)))
-        done = 0
+        names: list[str] = []
+        labels: list[str] = []
 
         def write(ids: np.ndarray, types: np.ndarray, block: np.ndarray) -> None:
-            nonlocal done
-            matrix[done : done + len(block)] = block
-            whole.iloc[done : done + len(block), 0] = types
-            done += len(block)
+            matrix[len(names) : len(names) + len(block)] = block
+            names.extend(ids)
+            labels.extend(types)
 
         yield write
-        whole["type"] = pd.Categorical(whole["type"], sorted(set(synthesiser.types)))
-        write_elem(file, "obs", whole)
+        kinds = pd.Categorical(np.array(labels, dtype=object), sorted(synthesiser.types.tolist()))
+        write_elem(file, "obs", pd.DataFrame({"type": kinds}, index=pd.Index(names, dtype=object)))
 
 
 WRITERS = {
@@ -1527,9 +1529,6 @@ def write_samples(path: Path, synthesiser: Synthesiser, labels: np.ndarray, seed
     return {"path": str(path), "n": done, "seconds": seconds}
 
 
-MODEL_FORMAT = 1  # of model files; a reader refuses a higher one
-
-
 def save_model(path: Path, synthesiser: Synthesiser) -> None:
     """Write a generator to path as plain tensors and JSON (safetensors), whole or not at all."""
     from safetensors.numpy import save
@@ -1543,7 +1542,7 @@ def save_model(path: Path, synthesiser: Synthesiser) -> None:
     settings = {
         "format": MODEL_FORMAT,
         "rnagen": __version__,
-        "model": "cvae" if model.conditional else "vae" if model.variational else "ae",
+        "model": model.kind,
         "latent_dim": model.noise_dim,
         "genes": synthesiser.genes.tolist(),
         "types": synthesiser.types.tolist(),
@@ -1614,8 +1613,8 @@ def rebuild(settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Synthes
             raise ValueError(f"{name} has values that are no numbers")
         return found
 
-    for name, kind in (("genes", str), ("types", str)):
-        if not isinstance(settings[name], list) or not all(isinstance(one, kind) for one in settings[name]):
+    for name in ("genes", "types"):
+        if not isinstance(settings[name], list) or not all(isinstance(one, str) for one in settings[name]):
             raise ValueError(f"{name} is no list of names")
         if not settings[name] or len(set(settings[name])) < len(settings[name]):
             raise ValueError(f"{name} are missing or repeat")
