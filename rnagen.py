@@ -11,6 +11,9 @@
 #     "safetensors>=0.5,<1",
 #     "matplotlib>=3.9,<4",
 #     "pooch>=1.8,<2",
+#     "scikit-learn>=1.5,<2",
+#     "scipy>=1.13,<2",
+#     "imbalanced-learn>=0.13,<1",
 #     "tqdm>=4.66,<5",
 # ]
 # ///
@@ -30,8 +33,8 @@ Without --rnaseq it takes the CANDLE RNA-seq tables, or, where they cannot be
 had, a simulated cohort, and says so. README.md has formats, method and limits.
 """
 
-# From top to bottom: settings; errors and streams; data; split and preprocessing; training; models; sampling;
-# the experiment; files out; command line. A function stands before its first caller.
+# From top to bottom: settings; errors and streams; data; split and preprocessing; training; the classifier; generators;
+# sampling; the experiment; files out; command line. A function stands before its first caller.
 
 from __future__ import annotations
 
@@ -59,6 +62,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,24 +78,43 @@ __version__ = "1.0.0"
 # ---- settings ----------------------------------------------------------------------------------------------------
 
 HIDDEN_CLASSIFIER = (200, 100)  # the published classifier
-HIDDEN_AUTOENCODER = (100, 100)  # the published encoder, and decoder
+HIDDEN_ENCODER = (100, 100)  # the published encoder
+HIDDEN_DECODER = (100, 32)  # its last layer, the costly one, stands beside the loadings
+LATENT_CHOICES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)  # latent dimensions to choose from
+GAUSSIAN_LATENT = 200  # principal directions in which a Gaussian of each type has a covariance
+POOLING_CHOICES = (0.125, 0.25, 0.5, 1, 2, 4, 16)  # rows that the pooled covariance counts as, a latent dimension
+INNER_FOLDS = 5  # of the training groups, to choose such settings on
+MOST_PRIOR = 1e6  # half degrees of freedom of a prior, from which it is as good as certain
+LEAST_NOISE = 0.05  # share of a gene's variance within types that no direction explains
+LEAST_VARIANCE = 1e-3  # of a standardised gene: none is known better, and an outlier must not count for everything
 CLASSIFIER_BATCH = 256
 VALIDATION_FRACTION = 0.1  # of the training groups of each type
-LEAST_GENERATOR_STEPS = 600  # 20 epochs of a few hundred rows would stop long before the bound has settled
 UNUSED_LATENT = 0.1  # nats of KL a sample below which the latent carries nothing
 CLASSIFIER_RATE = 0.001  # Adam's default, as published
-GENERATOR_RATE = 0.003  # held-out loss after 600 steps: 369 nats, against 409 at 0.001 (miRNA of 20 tumour types)
+GENERATOR_RATE = 0.001  # tests/benchmarks/generator.py
 DEFAULT_TYPES = 20
 DEFAULT_EPOCHS = 20
 DEFAULT_SAMPLES = 10_000
+CHOICE_TEMPERATURES = (1.0, 1.5, 2.0)
+CHOICE_STEPS = (200, 300)  # of the classifier, after which each choice is scored
+CHOICE_FOLDS = 4  # of the training groups, to choose temperature and number of synthetic rows on
+ENOUGH_HELD_OUT = 500  # rows: once inner folds of so many have been held out the others need not be
+FEW_SAMPLES = 2  # of a type, too few to know its spread
+FEWEST_TO_MATCH = 1000  # training samples from which as many synthetic ones are among the choices
 PLOT_EPOCHS = 20
+CONTROL = "real, same steps"
 COUNTS_ABOVE = 50.0  # never negative and above this: raw counts or TPM, since no log2 scale of expression gets there
 FLOOR_SHARE = 0.001  # a lowest value that this share of all entries sits at is the floor of its scale
 CORES = os.cpu_count() or 1
 BLOCK = 1024  # rows drawn from one random stream: 4 MB at 942 genes, which stays in cache
 STEPS_A_CALL = 100  # training steps in one graph call: seldom enough to be free, often enough for Ctrl-C
 
-MODEL_NAMES = {"cvae": "conditional autoencoder", "vae": "variational autoencoder", "ae": "autoencoder"}
+MODEL_NAMES = {
+    "cvae": "conditional autoencoder",
+    "vae": "variational autoencoder",
+    "ae": "autoencoder",
+    "gaussian": "Gaussian of each type",
+}
 
 CANDLE_URL = "https://ftp.mcs.anl.gov/pub/candle/public/benchmarks/Examples/rnagen/"
 CANDLE_FILES = ("combined_rnaseq_data_lincs1000_source_scale", "combined_cancer_types")
@@ -99,8 +122,10 @@ CANDLE_SOURCES = ("CCLE", "CTRP", "GDSC", "NCI60", "gCSI", "GDC")
 DOWNLOAD_TIMEOUT = (5, 30)  # seconds to connect, seconds without a byte
 
 LARGEST_LATENT = 1000
-MODEL_FORMAT = 1  # of model files; any other is refused
-MODEL_TENSORS = ("type_means", "latent_mean", "latent_root")  # of an Autoencoder, beside its weights
+TEMPERATURES = (0.01, 10)  # the least and the most
+MODEL_FORMAT = 2  # of model files; any other is refused
+MODEL_TENSORS = ("type_means", "loadings", "noise", "latent_root", "stretch", "latent_mean")  # of a Generator
+MOMENT_TENSORS = ("drawn_mean", "drawn_sd")
 SCALE_TENSORS = ("mean", "sd", "low", "span")  # of a Preprocessing
 ROW_GROUP = 8 * BLOCK  # rows of a parquet row group
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
@@ -683,8 +708,13 @@ def hold_out(
     return np.isin(groups, held)
 
 
-def split_cohort(cohort: Cohort, test_fraction: float, seed: int) -> tuple[Cohort, np.ndarray, Cohort]:
+def split_cohort(
+    cohort: Cohort, test_fraction: float, seed: int, train_per_type: int | None = None
+) -> tuple[Cohort, np.ndarray, Cohort]:
     """Split into training and test samples, stratified by type, whole groups on one side; at 0 all are to train on.
+
+    train_per_type keeps at most so many training samples of each type; those of a smaller number are among those of a
+    larger, and the test samples are the same.
 
     Returns the training cohort, the mask of its rows that validate (training,), and the test cohort. Where no type
     has groups to spare, validation is on the training rows themselves, and a note says so.
@@ -704,6 +734,13 @@ def split_cohort(cohort: Cohort, test_fraction: float, seed: int) -> tuple[Cohor
                 f"{len(np.unique(cohort.groups[rows]))} groups; leave it out by a smaller --top_k_types, or add samples"
             )
     training = cohort.take(~test)
+    if train_per_type:
+        order = stream(seed, "train per type").permutation(len(training.samples))
+        rank = np.empty_like(order)
+        for one_type in np.unique(training.types):
+            own = order[training.types[order] == one_type]
+            rank[own] = np.arange(len(own))
+        training = training.take(rank < train_per_type)
     validates = hold_out(training.types, training.groups, VALIDATION_FRACTION, 0, stream(seed, "validation"))
     for one_type in np.unique(training.types[validates]):  # where groups mix types, one may have been used up
         rows = training.types == one_type
@@ -766,10 +803,13 @@ class Preprocessing:
 
     def standardise(self, expression: np.ndarray) -> np.ndarray:
         """Map (samples, all genes) in the input's units to (samples, genes) of mean 0, sd 1; missing becomes 0."""
-        values = expression[:, self.kept]
+        values = expression.copy() if self.kept.all() else expression[:, self.kept]
         if self.log2:
             values = np.log2(np.maximum(values, 0) + 1)
-        return np.nan_to_num((values - self.mean) / self.sd)
+        values -= self.mean  # in place: temporaries of this size take longer than the arithmetic
+        values /= self.sd
+        values[np.isnan(values)] = 0
+        return values
 
     def restore(self, standardised: np.ndarray) -> np.ndarray:
         """Map (samples, genes) of mean 0, sd 1 back to (samples, all genes) in the input's units."""
@@ -788,6 +828,12 @@ class Preprocessing:
         return restored
 
     @property
+    def lowest(self) -> np.ndarray:
+        """The standardised value (genes,) that lies at the floor, -inf where there is none."""
+        floor = np.log2(self.floor + 1) if self.log2 else self.floor
+        return (np.float32(floor) - self.mean) / self.sd
+
+    @property
     def unit(self) -> Unit:
         """Scale and offset (genes,) that take standardised values to [0, 1] over the training rows."""
         return self.sd / self.span, (self.mean - self.low) / self.span
@@ -797,20 +843,33 @@ class Preprocessing:
 class Tables:
     """What an experiment works on: rows to train, to validate and to test on, and how they were made.
 
-    types (types,) are the names behind the indices; training counts the samples to train and to validate on.
+    genes (all genes,) and types (types,) are the names, of types those behind the indices; training counts the samples
+    to train and to validate on, groups (training,) holds the groups of the ones, then of the others, and test_groups
+    those of the test rows.
     """
 
+    genes: np.ndarray
     types: np.ndarray
     preprocessing: Preprocessing
     train: Rows
     validation: Rows
     test: Rows
     training: int
+    groups: np.ndarray
+    test_groups: np.ndarray
 
     def counts(self) -> np.ndarray:
         """Return the number of training samples of each type (types,), those to validate on included."""
-        labels = self.train[1] if self.training == len(self.train[1]) else np.append(self.train[1], self.validation[1])
-        return np.bincount(labels, minlength=len(self.types))
+        both = (np.bincount(part[1], minlength=len(self.types)) for part in (self.train, self.validation))
+        train, validation = both
+        return train + validation * (self.training > len(self.train[1]))
+
+    def everything(self) -> Rows:
+        """Return the rows to train on, then those to validate on."""
+        if self.training == len(self.train[1]):  # they validate too
+            return self.train
+        genes, types = (np.concatenate(parts) for parts in zip(self.train, self.validation, strict=True))
+        return genes, types
 
     def resident(self) -> Tables:
         """Return the same tables with what is evaluated again and again as tensors, converted once."""
@@ -820,7 +879,9 @@ class Tables:
         return replace(self, **tensors)
 
 
-def prepare_tables(cohort: Cohort, test_fraction: float, transform: str, seed: int) -> Tables:
+def prepare_tables(
+    cohort: Cohort, test_fraction: float, transform: str, seed: int, train_per_type: int | None = None
+) -> Tables:
     """Split and preprocess a cohort, and say how.
 
     Raises
@@ -828,7 +889,7 @@ def prepare_tables(cohort: Cohort, test_fraction: float, transform: str, seed: i
     RnagenError
         What split_cohort and Preprocessing.fit raise.
     """
-    training, validates, testing = split_cohort(cohort, test_fraction, seed)
+    training, validates, testing = split_cohort(cohort, test_fraction, seed, train_per_type)
     preprocessing = Preprocessing.fit(training.expression, transform)
     types = np.unique(cohort.types)
     say(f"Top {len(types)} types: {len(cohort.samples)} samples in {len(set(cohort.groups))} groups: {cohort.grouping}")
@@ -836,6 +897,8 @@ def prepare_tables(cohort: Cohort, test_fraction: float, transform: str, seed: i
         f"Split by groups: {len(training.samples)} training samples ({validates.sum()} of them to validate), "
         f"{len(testing.samples)} test samples"
     )
+    if train_per_type:
+        say(f"Training samples limited to {train_per_type} a type")
     dropped, unmeasured = (~preprocessing.kept).sum(), np.isnan(preprocessing.constant[~preprocessing.kept]).sum()
     if dropped:
         say(f"Genes dropped: {dropped - unmeasured} constant and {unmeasured} all missing in the training samples")
@@ -851,7 +914,10 @@ def prepare_tables(cohort: Cohort, test_fraction: float, transform: str, seed: i
     train, validation = rows(training.take(~validates)), rows(training.take(validates))
     if not validates.any():
         validation = train
-    return Tables(types, preprocessing, train, validation, rows(testing), len(validates))
+    groups = np.concatenate([training.groups[~validates], training.groups[validates]])
+    return Tables(
+        cohort.genes, types, preprocessing, train, validation, rows(testing), len(validates), groups, testing.groups
+    )
 
 
 # ---- training: every network goes through this loop --------------------------------------------------------------
@@ -917,21 +983,37 @@ class Training:
         import keras
         import tensorflow as tf
 
-        genes, types = rows
-        self.model, self.rows, self.rng = model, len(types), rng
-        self.batch_size = min(batch_size, self.rows)
+        self.model, self.batch_size = model, batch_size
         self.stops: dict[int, Callable[[], object]] = {}  # what to do on reaching a step
-        self.steps_per_epoch = math.ceil(self.rows / self.batch_size)
-        self.steps = 0
-        self._order = np.empty(0, np.int32)  # of the epoch under way
-        self._slices = max(1, min(CORES, self.batch_size // 32))
-        self._genes, self._types = tf.constant(genes), tf.constant(types, tf.int32)
+        self._slices = max(1, min(CORES, batch_size // 32))
+        genes, types = rows
+        self._genes = tf.Variable(genes, shape=(None, genes.shape[1]), trainable=False)
+        self._types = tf.Variable(types, dtype=tf.int32, shape=(None,), trainable=False)
+        self._initial = [weight.numpy() for weight in model.weights]
         self._optimizer = keras.optimizers.Adam(learning_rate)
         self._optimizer.build(model.weights)
         batch, noise = tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None, model.noise_dim), tf.float32)
         traced = functools.partial(tf.function, autograph=False)  # parsing Python takes longer than tracing it
         self._slice_sums = traced(self._sum_slice, input_signature=[batch, noise, tf.TensorSpec((), tf.float64)])
         self._advance_in_graph = traced(self._take_steps, input_signature=[batch, noise])
+        self._begin(len(types), rng)
+
+    def _begin(self, rows: int, rng: np.random.Generator) -> None:
+        self.rows, self.rng, self.steps = rows, rng, 0
+        self.steps_per_epoch = math.ceil(rows / self.batch_size)
+        self._order = np.empty(0, np.int32)  # of the epoch under way
+
+    def restart(self, rows: Rows, rng: np.random.Generator) -> None:
+        """Begin again on other rows from the same initial weights; the graph, which takes as long to make, is kept."""
+        genes, types = rows
+        self._genes.assign(genes)
+        self._types.assign(types)
+        for weight, value in zip(self.model.weights, self._initial, strict=True):
+            weight.assign(value)
+        for state in self._optimizer.variables[2:]:  # the first two are the number of steps and the learning rate
+            state.assign(np.zeros(state.shape))
+        self._optimizer.iterations.assign(0)
+        self._begin(len(types), rng)
 
     def _take_steps(self, order: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         """Take a step on each batch of the rows in order (rows,); return the figures summed over all of them."""
@@ -970,6 +1052,11 @@ class Training:
         """Take that many more steps; return the measures of the rows they went through.
 
         progress is called with the number of steps taken every now and then.
+
+        Raises
+        ------
+        RnagenError
+            The loss is no longer a finite number.
         """
         figures, goal = 0.0, self.steps + steps
         while self.steps < goal:
@@ -985,7 +1072,13 @@ class Training:
             progress(more)
             if self.steps in self.stops:
                 self.stops[self.steps]()
-        return self.model.measures(figures)
+        measures = self.model.measures(figures)
+        if not math.isfinite(measures["loss"]):
+            raise RnagenError(
+                f"training failed: loss {measures['loss']} after {self.steps} steps; look for extreme values in the "
+                f"table, or try --transform log2"
+            )
+        return measures
 
 
 def measures_line(measures: dict[str, float]) -> str:
@@ -998,45 +1091,36 @@ def fit(
 ) -> tuple[list[dict[str, float]], int]:
     """Train for that many epochs, printing one line an epoch.
 
-    With keep_best the model ends with the weights of the epoch of lowest val_loss.
+    With keep_best the model ends with the weights of the epoch of lowest val_loss, which may be those it began with.
 
     Returns the measures and their val_ twins by epoch, and the epoch of which the model has the weights.
-
-    Raises
-    ------
-    RnagenError
-        The loss is no longer a finite number.
     """
     from tqdm import tqdm
 
     history: list[dict[str, float]] = []
-    best = math.inf
-    with tqdm(
-        total=epochs * training.steps_per_epoch, unit="step", leave=False, disable=not sys.stderr.isatty()
-    ) as bar:
+    best, best_epoch, best_weights = math.inf, epochs, []
+    if keep_best:
+        best, best_epoch = training.model.evaluate(*validation)["loss"], 0
+        best_weights = [weight.numpy() for weight in training.model.weights]
+        say(f"Before training - val_loss: {best:.4f}")
+    steps = epochs * training.steps_per_epoch
+    with tqdm(total=steps, unit="step", leave=False, disable=not sys.stderr.isatty()) as bar:
         for epoch in range(1, epochs + 1):
             measures = training.advance(training.steps_per_epoch, bar.update)
             measures |= {f"val_{name}": value for name, value in training.model.evaluate(*validation).items()}
             say(f"Epoch {epoch}/{epochs} - " + measures_line(measures))
-            if not math.isfinite(measures["loss"]):
-                raise RnagenError(
-                    f"training failed: loss {measures['loss']} in epoch {epoch}; look for extreme values in the "
-                    f"table, or try --transform log2"
-                )
             history.append(measures)
             if keep_best and measures["val_loss"] < best:
                 best, best_epoch = measures["val_loss"], epoch
                 best_weights = [weight.numpy() for weight in training.model.weights]
-    if not keep_best or best == math.inf:
-        best_epoch = epochs
     if best_epoch < epochs:
         for weight, value in zip(training.model.weights, best_weights, strict=True):
             weight.assign(value)
-        say(f"Kept the weights of epoch {best_epoch}, where val_loss is lowest")
+        say(f"Kept the weights {f'of epoch {best_epoch}' if best_epoch else 'before training'}: lowest val_loss")
     return history, best_epoch
 
 
-# ---- models: the classifier and the generators -------------------------------------------------------------------
+# ---- models: the classifier -------------------------------------------------------------------
 
 
 class Classifier(Network):
@@ -1064,41 +1148,375 @@ class Classifier(Network):
         rows, loss, right = figures
         return {"loss": loss / rows, "accuracy": right / rows}
 
+    def predict(self, genes: np.ndarray | tf.Tensor) -> np.ndarray:
+        """Return the likeliest type index (rows,) of standardised genes."""
+        return self.network(genes * self.scale + self.offset).numpy().argmax(1)
 
-class Autoencoder(Network):
-    """Autoencoder of standardised genes x that draws new rows of a type c.
 
-    Its loss, in nats a sample, with encoder mean m and sd s, decoder f, type means t and a noise sd r learned for
-    each gene:
+# ---- generators: a factor model, and the networks that go on from it ---------------------------------------------
 
-        - sum over genes of ln N(x | t(c) + f(z, c), r^2)  +  KL(N(m, s^2) || N(0, 1)),   z = m + s * normal
-        where m and s are the encoder's of x - t(c) and c
 
-    This is the CVAE (Sohn, Lee and Yan 2015) with learned noise (Rybkin, Daniilidis and Levine 2021). The means of the
-    training rows are a fixed path around the network, which would otherwise blur the types of few rows. The VAE
-    (Kingma and Welling 2014) leaves out c and t; the autoencoder, s and the KL as well. A CVAE draws z from its prior,
-    the others from a Gaussian for each type fitted to the latents of the training rows (Ghosh et al. 2020).
+def inner_folds(types: np.ndarray, groups: np.ndarray, parts: int, rng: np.random.Generator) -> np.ndarray:
+    """Deal the rows into that many folds, stratified by type, whole groups in one; return the fold of each (rows,)."""
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    parts = min(parts, len(first))
+    order = np.lexsort((rng.random(len(first)), types[first]))  # the groups of a type one after the other
+    fold = np.empty(len(first), np.int64)
+    fold[order] = np.arange(len(first)) % parts
+    return fold[group]
+
+
+def folds_for(fold: np.ndarray) -> int:
+    """Return how many of the inner folds have to be held out, one after the other, to have seen enough rows."""
+    parts = int(fold.max()) + 1
+    return min(parts, math.ceil(ENOUGH_HELD_OUT * parts / len(fold))) if parts > 1 else 0
+
+
+def within_types(rows: Rows, types: int) -> tuple[np.ndarray, np.ndarray, Rows]:
+    """Return the mean (types, genes) and the number (types,) of each type's rows, and the residuals as Rows.
+
+    A residual is a row less its type's mean, stretched so that its variance is that of the type; a lone row has none.
+    Where no type has two rows, half the variance is taken to be within types.
+    """
+    genes, label = rows
+    counts = np.bincount(label, minlength=types)
+    means = np.zeros((types, genes.shape[1]), np.float32)
+    np.add.at(means, label, genes)
+    means /= np.maximum(counts, 1)[:, None]
+    several = counts[label] > 1
+    if not several.any():
+        return means, counts, ((genes - means.mean(0)) * np.float32(math.sqrt(0.5)), label)
+    stretch = np.sqrt(counts / np.maximum(counts - 1, 1))[label[several], None].astype(np.float32)
+    return means, counts, ((genes[several] - means[label[several]]) * stretch, label[several])
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A Gaussian for each type c, x = means[c] + z @ loadings + noise * normal, z ~ N(0, roots[c].T @ roots[c]).
+
+    means is (types, genes), loadings (latent_dim, genes), noise (genes,), roots (types, latent_dim, latent_dim); over
+    all types z has the identity for its covariance. stretch (types,) is what the error of a mean of few rows adds to
+    the spread around it; pooled_rows says how many rows the pooled covariance counts as beside a type's own (None where
+    that differs from type to type).
+    """
+
+    means: np.ndarray
+    loadings: np.ndarray
+    noise: np.ndarray
+    roots: np.ndarray
+    stretch: np.ndarray
+    pooled_rows: float | None
+
+
+@dataclass(frozen=True)
+class FoldScores:
+    """Residuals of a fold as seen by the directions that the rest of the rows spread most in.
+
+    directions is (latent_dim, genes); scores (rows, latent_dim) are the rest's on these, whitened, of types (rows,);
+    spread (genes,) is the rest's variance. held (fold, genes) are the fold's residuals, of held_types (fold,), and seen
+    (fold, latent_dim) these on the directions.
+    """
+
+    directions: np.ndarray
+    scores: np.ndarray
+    types: np.ndarray
+    spread: np.ndarray
+    held: np.ndarray
+    held_types: np.ndarray
+    seen: np.ndarray
+
+
+def principal(residuals: np.ndarray, latent_dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return whitened scores (rows, latent_dim), variances (latent_dim,), directions (latent_dim, genes) of residuals.
+
+    What goes beyond their rank is zero.
+    """
+    from sklearn.utils.extmath import randomized_svd
+
+    rank = min(latent_dim, *residuals.shape)
+    left, singular, directions = randomized_svd(residuals, rank, n_iter=2, random_state=0)
+    fill = latent_dim - rank
+    singular = np.where(singular > 1e-5 * singular[0], singular, 0)
+    variances = np.pad(singular**2 / len(residuals), (0, fill))
+    scores = np.pad(left * (singular > 0) * math.sqrt(len(residuals)), ((0, 0), (0, fill)))
+    return scores, variances, np.pad(directions, ((0, fill), (0, 0)))
+
+
+def score_folds(rows: Rows, groups: np.ndarray, types: int, latent_dim: int) -> list[FoldScores]:
+    """Project each inner fold on the principal directions of the others; one that shares no type is left out."""
+    genes, label = rows
+    fold = inner_folds(label, groups, INNER_FOLDS, stream(0, "inner folds"))
+    found = []
+    for number in range(folds_for(fold)):
+        rest = fold != number
+        means, counts, (residuals, own) = within_types((genes[rest], label[rest]), types)
+        held = ~rest & (counts[label] > 0)
+        if not held.any() or np.bincount(own, minlength=types).max(initial=0) < 2:
+            continue
+        scores, _, directions = principal(residuals, latent_dim)
+        shrink = np.sqrt(1 + 1 / counts[label[held]])[:, None]  # a held-out row strays from an estimated mean
+        left = ((genes[held] - means[label[held]]) / shrink).astype(np.float32)
+        spread = np.square(residuals).mean(0)
+        found.append(FoldScores(directions, scores, own, spread, left, label[held], left @ directions.T))
+    return found
+
+
+def factor_likelihood(fold: FoldScores, variances: np.ndarray) -> float:
+    """Return the log likelihood of a fold's residuals, less a constant, with these variances of its directions."""
+    loadings = np.sqrt(variances)[:, None] * fold.directions[: len(variances)]
+    noise = np.maximum(fold.spread - np.square(loadings).sum(0), LEAST_NOISE * fold.spread) + LEAST_VARIANCE
+    scaled = loadings / noise
+    inner = np.eye(len(variances)) + scaled @ loadings.T
+    seen = fold.held @ scaled.T
+    quadratic = (np.square(fold.held) / noise).sum() - (np.linalg.solve(inner, seen.T) * seen.T).sum()
+    return -(quadratic + len(fold.held) * (np.linalg.slogdet(inner)[1] + np.log(noise).sum())) / 2
+
+
+def type_covariances(scores: np.ndarray, label: np.ndarray, types: int, pooled_rows: float) -> np.ndarray:
+    """Return each type's covariance (types, d, d) of whitened scores, the identity counting as so many more rows."""
+    identity = pooled_rows * np.eye(scores.shape[1])
+    own = (scores[label == one_type] for one_type in range(types))
+    return np.array([(part.T @ part + identity) / (len(part) + pooled_rows) for part in own])
+
+
+def pooling_likelihood(fold: FoldScores, variances: np.ndarray, types: int, pooled_rows: float) -> float:
+    """Return the log likelihood of a fold's scores, less a constant, at that shrinkage of the types' covariances."""
+    used = variances > 0
+    held = fold.seen[:, : len(variances)][:, used] / np.sqrt(variances[used])
+    covariances = type_covariances(fold.scores[:, : len(variances)][:, used], fold.types, types, pooled_rows)
+    total = 0.0
+    for one_type in np.unique(fold.held_types):
+        own, covariance = held[fold.held_types == one_type], covariances[one_type]
+        total -= (np.linalg.solve(covariance, own.T) * own.T).sum() + len(own) * np.linalg.slogdet(covariance)[1]
+    return total / 2
+
+
+def moderate(variances: np.ndarray, degrees: int) -> np.ndarray:
+    """Draw sample variances of so many degrees of freedom to a common one, as far as chance has spread them.
+
+    Empirical Bayes with an inverse gamma prior, whose parameters come from the mean and variance of the logarithms
+    (Smyth 2004).
+    """
+    from scipy.optimize import brentq
+    from scipy.special import digamma, polygamma
+
+    if len(variances) < 2:
+        return variances
+    logs = np.log(np.maximum(variances, LEAST_VARIANCE)) - digamma(degrees / 2) + math.log(degrees / 2)
+    beyond = logs.var(ddof=1) - polygamma(1, degrees / 2)  # variance that chance does not explain
+    if beyond <= polygamma(1, MOST_PRIOR):
+        return np.full_like(variances, math.exp(logs.mean()))
+    half = brentq(lambda half: polygamma(1, half) - beyond, 1e-3, MOST_PRIOR)
+    prior = math.exp(logs.mean() + digamma(half) - math.log(half))
+    return (2 * half * prior + degrees * variances) / (2 * half + degrees)
+
+
+def shrink_means(means: np.ndarray, variances: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Draw type means (types, columns) towards their average, each column as far as chance may have spread them.
+
+    variances (columns,) are within types. Empirical Bayes as in James-Stein estimation (Efron and Morris 1975), with
+    moderated variances between types, which few types tell badly.
+    """
+    if len(means) == 1:
+        return means
+    centre, error = means.mean(0), variances / np.maximum(counts, 0.5)[:, None]  # a type without rows has no mean
+    chance = error.mean(0) + 1e-9
+    ratio = moderate(np.square(means - centre).sum(0) / (len(means) - 1) / chance, len(means) - 1)
+    between = np.maximum(ratio - 1, 0) * chance
+    return centre + between / (between + error + 1e-9) * (means - centre)
+
+
+def mean_error(counts: np.ndarray) -> np.ndarray:
+    """Return how much wider than its type a new row spreads around the mean of so many rows."""
+    return np.sqrt(1 + 1 / np.maximum(counts, 1))
+
+
+def fit_factors(rows: Rows, groups: np.ndarray, types: int, latent_dim: int | None) -> Factors:
+    """Fit a Gaussian to each type, as much of it shared between types as held-out rows ask for.
+
+    The directions are the principal ones within types; their variances are those of rows held out in inner folds,
+    which corrects what a few rows exaggerate. latent_dim None takes as many as make held-out rows likeliest. A type's
+    covariance is shrunk to the pooled one (regularised discriminant analysis, Friedman 1989), as far as makes them
+    likeliest; its mean is shrunk, direction by direction, to that of all types (Efron and Morris 1975; Smyth 2004).
+    """
+    means, counts, (residuals, label) = within_types(rows, types)
+    choices = [latent_dim] if latent_dim else [d for d in LATENT_CHOICES if d <= min(residuals.shape)]
+    folds = score_folds(rows, groups, types, choices[-1])
+    scores, variances, directions = principal(residuals, choices[-1])
+    if folds:
+        held = np.square(np.concatenate([fold.seen for fold in folds])).mean(0)
+        variances = np.minimum(variances, held)
+    likelihood = {d: sum(factor_likelihood(fold, variances[:d]) for fold in folds) for d in choices}
+    dim = max(choices, key=likelihood.__getitem__)
+    variances, directions, scores = variances[:dim], directions[:dim], scores[:, :dim]
+    pooling = [dim * share for share in POOLING_CHOICES]
+    likelihood = {n: sum(pooling_likelihood(fold, variances, types, n) for fold in folds) for n in pooling}
+    pooled_rows = max(reversed(pooling), key=likelihood.__getitem__)  # the most pooled where nothing tells them apart
+
+    loadings = np.sqrt(variances)[:, None] * directions
+    spread = np.square(residuals).mean(0)
+    noise = np.maximum(spread - np.square(loadings).sum(0), LEAST_NOISE * spread)
+    at = means @ directions.T  # (types, latent_dim)
+    if counts.max() > 1:
+        beside = shrink_means(means - at @ directions, noise, counts)
+        means = shrink_means(at, variances, counts) @ directions + beside
+    covariances = type_covariances(scores, label, types, pooled_rows)
+    covariances[counts <= FEW_SAMPLES] = np.eye(dim)
+    roots = np.linalg.cholesky(covariances).transpose(0, 2, 1)
+    arrays = (means, loadings, np.sqrt(noise + LEAST_VARIANCE), roots, mean_error(counts))
+    return Factors(*(np.ascontiguousarray(array, np.float32) for array in arrays), pooled_rows)
+
+
+def fit_gaussians(rows: Rows, types: int, latent_dim: int | None) -> Factors:
+    """Fit a Gaussian to each type: its mean, and its covariance shrunk to the pooled one within types.
+
+    The shrinkage is that of Ledoit and Wolf (2004), in the latent_dim principal directions within types (None: as many
+    as 200), in which the pooled covariance is the identity; beyond them genes vary independently, alike in all types.
+    """
+    from sklearn.covariance import ledoit_wolf
+
+    means, counts, (residuals, label) = within_types(rows, types)
+    scores, variances, directions = principal(residuals, latent_dim or min(GAUSSIAN_LATENT, *residuals.shape))
+    loadings = np.sqrt(variances)[:, None] * directions
+    spread = np.square(residuals).mean(0)
+    noise = np.sqrt(np.maximum(spread - np.square(loadings).sum(0), LEAST_NOISE * spread) + LEAST_VARIANCE)
+    roots = np.tile(np.eye(len(loadings)), (types, 1, 1))
+    for one_type in np.flatnonzero(counts > FEW_SAMPLES):
+        covariance, _ = ledoit_wolf(scores[label == one_type], assume_centered=True)
+        roots[one_type] = np.linalg.cholesky(covariance + LEAST_VARIANCE * np.eye(len(covariance))).T
+    arrays = (means, loadings, noise, roots, mean_error(counts))
+    return Factors(*(np.ascontiguousarray(array, np.float32) for array in arrays), None)
+
+
+def uncensored(mean: np.ndarray, sd: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the means and sds of normals that have these once what lies under floor is raised to it (Tobin 1958).
+
+    All are (types, genes) but floor, (genes,). A mean closer to the floor than any such normal can have is approached.
+    """
+    from scipy.special import ndtr
+
+    height = mean - floor
+    near = height < 4 * sd
+    height, target, share = height[near], sd[near], np.ones(near.sum())
+    centre, spread = height.copy(), target.copy()
+    for _ in range(200):
+        ratio = centre / spread
+        above, density = ndtr(ratio), np.exp(-np.square(ratio) / 2) / math.sqrt(2 * math.pi)
+        first = centre * above + spread * density
+        second = (np.square(centre) + np.square(spread)) * above + centre * spread * density
+        share = np.sqrt(np.maximum(second - np.square(first), 1e-12)) / target
+        centre += np.clip(height - first, -target / 2, target / 2)
+        spread = np.clip(spread / np.sqrt(share), 0.3 * target, 3 * target)
+        centre = np.maximum(centre, -3 * spread)
+    mean, sd = mean.copy(), sd.copy()
+    mean[near], sd[near] = centre + np.broadcast_to(floor, near.shape)[near], spread
+    return mean, sd
+
+
+class Generator:
+    """Draws standardised rows of a type c: the type's mean, plus what a latent z of that type decodes to, plus noise.
+
+    z is drawn from a Gaussian for each type, with mean latent_mean[c] and covariance latent_root[c].T @ latent_root[c].
+    floor (genes,) is the least standardised value that a gene can have: rows are drawn so that they have the right
+    mean and variance after values under it have been raised to it. As it stands it draws from Factors; what learns
+    more has a `decode_block` of its own.
+    """
+
+    conditional = True  # on the type, so that its mean is known
+
+    def __init__(self, kind: str, factors: Factors, floor: np.ndarray) -> None:
+        self.kind, self.floor = kind, floor
+        self.type_means, self.loadings, self.noise = factors.means, factors.loadings, factors.noise
+        self.latent_root, self.stretch = factors.roots, factors.stretch
+        self.latent_mean = np.zeros(self.latent_root.shape[:2], np.float32)
+        self.latent_dim = len(self.loadings)
+
+    def decode_block(self, latent: np.ndarray, types: np.ndarray) -> np.ndarray:
+        """Return the expected genes less type means (BLOCK, genes) of latents (BLOCK, latent_dim)."""
+        return latent @ self.loadings
+
+    def latents(self, types: np.ndarray, normal: np.ndarray) -> np.ndarray:
+        """Turn standard normals (rows, latent_dim) into latents of the given type indices (rows,)."""
+        latent = np.empty_like(normal)
+        for one_type in np.unique(types):
+            rows = types == one_type
+            latent[rows] = self.latent_mean[one_type] + np.einsum("ij,jk", normal[rows], self.latent_root[one_type])
+        return latent
+
+    @functools.cached_property
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and sd (types, genes) of what is drawn for each type beside its mean, noise included."""
+        variances = np.array([np.square(root @ self.loadings).sum(0) for root in self.latent_root])
+        return np.zeros_like(self.type_means), np.sqrt(variances + np.square(self.noise))
+
+    def placement(self, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the offset and stretch (types, genes) of what is drawn for each type at that temperature.
+
+        Temperature multiplies how far rows lie from their type's mean.
+        """
+        means, sd = self.moments
+        target = self.type_means if self.conditional else means
+        centre, spread = uncensored(target, temperature * self.stretch[:, None] * sd, self.floor)
+        stretch = spread / sd
+        return np.float32(centre - stretch * means), np.float32(stretch)
+
+    def draw(
+        self, types: np.ndarray, rng: np.random.Generator, placement: tuple[np.ndarray, np.ndarray], noise: bool = True
+    ) -> np.ndarray:
+        """Draw a standardised row (rows, genes) for each of at most BLOCK type indices; without noise, its mean.
+
+        The first rows are the same to the last bit however many follow: latents are drawn and decoded for a whole
+        block, since the rounding of a matrix product may depend on its size.
+        """
+        offset, stretch = placement
+        whole = np.zeros(BLOCK, np.int32)
+        whole[: len(types)] = types
+        latent = self.latents(whole, rng.standard_normal((BLOCK, self.latent_dim), dtype=np.float32))
+        drawn = np.array(self.decode_block(latent, whole)[: len(types)])
+        if noise:
+            drawn += rng.standard_normal(drawn.shape, dtype=np.float32) * self.noise
+        drawn *= stretch[types]
+        drawn += offset[types]
+        return drawn
+
+
+class Autoencoder(Generator, Network):
+    """Autoencoder of standardised genes x of a type c, that starts where the factor model ends.
+
+    Its loss, in nats a sample, with encoder mean m and sd s, type means t, loadings W and a noise sd r for each gene:
+
+        - sum over genes of ln N(x | t(c) + z W + f(z, c), r^2)  +  KL(N(m, s^2) || N(0, 1)),   z = m + s * normal
+        where m = (x - t(c)) V + g(x - t(c), c)
+
+    This is the CVAE (Sohn, Lee and Yan 2015) with learned noise (Rybkin, Daniilidis and Levine 2021). V and s start
+    at the factor model's posterior, which a linear VAE comes to (Lucas et al. 2019), and the networks f and g at zero:
+    training can only go on from there. The VAE (Kingma and Welling 2014) leaves out c and t; the autoencoder, s and
+    the KL as well. Latents are drawn from a Gaussian for each type (Ghosh et al. 2020).
     """
 
     figures = 9
 
     def __init__(
-        self, model: str, type_means: np.ndarray, latent_dim: int, unit: Unit, rng: np.random.Generator
+        self, kind: str, factors: Factors, floor: np.ndarray, unit: Unit, types: int, rng: np.random.Generator
     ) -> None:
         import keras
 
-        self.kind, self.conditional, self.variational = model, model == "cvae", model != "ae"
-        self.types, genes = type_means.shape
-        self.type_means = type_means * self.conditional
-        self.noise_dim = latent_dim
+        super().__init__(kind, factors, floor)
+        self.conditional, self.variational, self.types = kind == "cvae", kind != "ae", types
         self.scale, self.offset = unit
+        self.noise_dim, genes = self.loadings.shape
         condition = self.types * self.conditional
-        self.encoder = dense_stack(genes + condition, HIDDEN_AUTOENCODER, latent_dim * (1 + self.variational), rng)
-        self.decoder = dense_stack(latent_dim + condition, HIDDEN_AUTOENCODER, genes, rng)
-        self.log_noise = keras.Variable(np.zeros(genes, np.float32), name="log_noise")
-        self.weights = [*self.encoder.trainable_variables, *self.decoder.trainable_variables, self.log_noise]
-        self.latent_mean = np.zeros((self.types, latent_dim), np.float32)
-        self.latent_root = np.tile(np.eye(latent_dim, dtype=np.float32), (self.types, 1, 1))
+        scaled = self.loadings / np.square(self.noise)
+        posterior = np.linalg.inv(np.eye(self.noise_dim) + scaled @ self.loadings.T)
+        log_variance = np.log(np.diag(posterior))[: self.noise_dim * self.variational]
+        self.encoder = dense_stack(genes + condition, HIDDEN_ENCODER, self.noise_dim * (1 + self.variational), rng)
+        self.decoder = dense_stack(self.noise_dim + condition, HIDDEN_DECODER, genes, rng)
+        for network in (self.encoder, self.decoder):
+            network.layers[-1].kernel.assign(np.zeros(network.layers[-1].kernel.shape))
+        self.encoder.layers[-1].bias.assign(np.append(np.zeros(self.noise_dim), log_variance))
+        starts = {"recognition": (posterior @ scaled).T, "loading": self.loadings, "log_noise": np.log(self.noise)}
+        self.linear = {name: keras.Variable(np.float32(start), name=name) for name, start in starts.items()}
+        self.weights = [*self.encoder.trainable_variables, *self.decoder.trainable_variables, *self.linear.values()]
 
     def with_condition(self, values: tf.Tensor, types: tf.Tensor) -> tf.Tensor:
         """Append the types, one-hot, where the model is conditional."""
@@ -1111,11 +1529,17 @@ class Autoencoder(Network):
         import tensorflow as tf
 
         code = self.encoder(self.with_condition(centred, types))
-        return tf.split(code, 2, axis=1) if self.variational else (code, None)
+        linear = tf.matmul(centred, self.linear["recognition"])
+        if not self.variational:
+            return linear + code, None
+        correction, log_variance = tf.split(code, 2, axis=1)
+        return linear + correction, log_variance
 
     def decode(self, latent: tf.Tensor, types: tf.Tensor) -> tf.Tensor:
         """Return the expected genes less type means (rows, genes) of latents (rows, latent_dim)."""
-        return self.decoder(self.with_condition(latent, types))
+        import tensorflow as tf
+
+        return tf.matmul(latent, self.linear["loading"]) + self.decoder(self.with_condition(latent, types))
 
     def sums(self, genes: tf.Tensor, types: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         import tensorflow as tf
@@ -1129,7 +1553,7 @@ class Autoencoder(Network):
             latent += tf.exp(log_variance / 2) * noise
         error = centred - self.decode(latent, types)
         squares = tf.reduce_sum(tf.square(error), 0)  # (genes,)
-        log_noise = self.log_noise.value
+        log_noise = self.linear["log_noise"].value
         loss = kl + tf.reduce_sum(squares * tf.exp(-2 * log_noise)) / 2
         loss += rows * tf.reduce_sum(log_noise + math.log(2 * math.pi) / 2)
         # the rest on genes scaled to [0, 1]; their correlation follows from moments that add up over batches
@@ -1150,54 +1574,47 @@ class Autoencoder(Network):
         corr = covariance / math.sqrt(variances) if variances > 0 else 0.0
         return {"loss": loss / rows, "kl": kl / rows, "xent": xent, "mse": mse, "corr": corr}
 
-    def fit_latents(self, genes: np.ndarray, types: np.ndarray) -> None:
-        """Fit a Gaussian to the latents of each type's rows, where the prior does not know the types.
+    def finish(self, rows: Rows) -> None:
+        """Settle what draws need once the weights are learned on these rows: noise, and latents where c is unknown.
 
         A type's covariance counts with the pooled one as if latent_dim + 1 more of its rows had that one, which keeps
         it of full rank (regularised discriminant analysis, Friedman 1989).
         """
+        self.noise = np.exp(self.linear["log_noise"].numpy())
         if self.conditional:
             return
-        latent, log_variance = self.encode(genes, types)
+        latent, log_variance = self.encode(*rows)
         latent = latent.numpy().astype(float)
         blur = np.exp(log_variance.numpy()).mean(0) if self.variational else 0.0  # the posterior's own variance
-        names, label = np.unique(types, return_inverse=True)
-        means = np.array([latent[types == name].mean(0) for name in names])
-        residual = latent - means[label]
+        means, _, (residual, label) = within_types((latent, rows[1]), self.types)
         pooled = residual.T @ residual / len(residual)
-        for name, mean in zip(names, means, strict=True):
-            own, extra = residual[types == name], self.noise_dim + 1
+        for one_type, mean in enumerate(means):
+            own, extra = residual[label == one_type], self.noise_dim + 1
             covariance = (own.T @ own + extra * pooled) / (len(own) + extra) + np.eye(self.noise_dim) * (blur + 1e-6)
-            self.latent_mean[name], self.latent_root[name] = mean, np.linalg.cholesky(covariance).T
+            self.latent_mean[one_type], self.latent_root[one_type] = mean, np.linalg.cholesky(covariance).T
 
     @functools.cached_property
-    def decode_block(self) -> Callable[[np.ndarray, np.ndarray], tf.Tensor]:
-        """`decode`, as one graph for a block of rows."""
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Those of a block for each type, with every latent's mirror image: what is linear in z averages exactly."""
+        half = stream(0, "moments").standard_normal((BLOCK // 2, self.latent_dim), dtype=np.float32)
+        normal = np.concatenate([half, -half])  # antithetic: what is linear in z averages exactly
+        shape = self.type_means.shape
+        means, variances = np.empty(shape), np.empty(shape)
+        for one_type in range(len(means)):
+            types = np.full(BLOCK, one_type, np.int32)
+            drawn = np.asarray(self.decode_block(self.latents(types, normal), types))
+            means[one_type], variances[one_type] = drawn.mean(0), drawn.var(0)
+        return np.float32(means), np.sqrt(variances + np.square(self.noise)).astype(np.float32)
+
+    @functools.cached_property
+    def decode_in_graph(self) -> Callable[[np.ndarray, np.ndarray], tf.Tensor]:
         import tensorflow as tf
 
         signature = [tf.TensorSpec((BLOCK, self.noise_dim), tf.float32), tf.TensorSpec((BLOCK,), tf.int32)]
         return tf.function(self.decode, input_signature=signature, autograph=False)
 
-    def draw(self, types: np.ndarray, rng: np.random.Generator, noise: bool = True) -> np.ndarray:
-        """Draw a standardised row (rows, genes) for each of at most BLOCK type indices; without noise, its mean.
-
-        The first rows are the same to the last bit however many follow: latents are drawn and decoded for a whole
-        block, since the rounding of a matrix product may depend on its size.
-        """
-        whole = np.zeros(BLOCK, np.int32)
-        whole[: len(types)] = types
-        normal = rng.standard_normal((BLOCK, self.noise_dim), dtype=np.float32)
-        latent = np.empty_like(normal)
-        for one_type in np.unique(whole):
-            rows = whole == one_type
-            latent[rows] = self.latent_mean[one_type] + np.einsum("ij,jk", normal[rows], self.latent_root[one_type])
-        expected = self.decode_block(latent, whole).numpy()[: len(types)] + self.type_means[types]
-        if not noise:
-            return expected
-        drawn = rng.standard_normal(expected.shape, dtype=np.float32)
-        drawn *= np.exp(self.log_noise.numpy())
-        drawn += expected
-        return drawn
+    def decode_block(self, latent: np.ndarray, types: np.ndarray) -> np.ndarray:
+        return self.decode_in_graph(latent, types).numpy()
 
 
 # ---- sampling ----------------------------------------------------------------------------------------------------
@@ -1207,16 +1624,18 @@ class Autoencoder(Network):
 class Synthesiser:
     """A trained generator with all that it takes to draw samples in a table's own terms.
 
-    genes (all genes,) and types (types,) are their names, counts (types,) the training samples of each type.
+    genes (all genes,) and types (types,) are their names, counts (types,) the training samples of each type,
+    recommended the number of rows and the temperature that inner validation has chosen, None where it was not asked.
     """
 
-    model: Autoencoder
+    model: Generator
     preprocessing: Preprocessing
     genes: np.ndarray
     types: np.ndarray
     counts: np.ndarray
+    recommended: tuple[int | None, float | None] = (None, None)
 
-    def draw(self, labels: np.ndarray, seed: int, purpose: str) -> Iterator[np.ndarray]:
+    def draw(self, labels: np.ndarray, seed: int, purpose: str, temperature: float = 1.0) -> Iterator[np.ndarray]:
         """Yield synthetic rows of the given type indices in the input's units, in blocks (at most BLOCK, all genes).
 
         Each block has a random stream of its own, so that blocks can be drawn side by side, or elsewhere, and the
@@ -1225,8 +1644,10 @@ class Synthesiser:
 
         def block(number: int) -> np.ndarray:
             own = labels[number * BLOCK : (number + 1) * BLOCK]
-            return self.preprocessing.restore(self.model.draw(own, stream(seed, f"{purpose} rows", number)))
+            rng = stream(seed, f"{purpose} rows", number)
+            return self.preprocessing.restore(self.model.draw(own, rng, placement))
 
+        placement = self.model.placement(temperature)
         workers = 2 * CORES  # while one waits for the decoder another draws noise
         ahead = workers + ROW_GROUP // BLOCK  # so that none rests while a row group is written
         with ThreadPoolExecutor(workers) as pool:
@@ -1237,6 +1658,13 @@ class Synthesiser:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+
+    def rows(self, labels: np.ndarray, seed: int, purpose: str, temperature: float) -> Rows:
+        """Return synthetic rows of the given type indices, as they would be read back: standardised again."""
+        expression = np.empty((len(labels), len(self.genes)), np.float32)
+        for number, block in enumerate(self.draw(labels, seed, purpose, temperature)):
+            expression[number * BLOCK : number * BLOCK + len(block)] = block
+        return self.preprocessing.standardise(expression), labels.astype(np.int32)
 
 
 @dataclass(frozen=True)
@@ -1300,6 +1728,10 @@ class ClassifierRun:
         say(f"\n{closing}\n{measures_line(scores)}")
         return scores["accuracy"]
 
+    def predict(self) -> np.ndarray:
+        """Return the type indices (test rows,) that the classifier gives the test rows now."""
+        return self.training.model.predict(self.tables.test[0])
+
     def accuracy_at(self, step: int) -> float:
         """Train on to that stop if it lies ahead; return the test accuracy there."""
         if step > self.training.steps:
@@ -1307,57 +1739,212 @@ class ClassifierRun:
         return self.scores[step]["accuracy"]
 
 
+def start_factors(model: str, rows: Rows, groups: np.ndarray, types: int, latent_dim: int | None) -> Factors:
+    """Fit what a generator of that kind starts from."""
+    if model == "gaussian":
+        return fit_gaussians(rows, types, latent_dim)
+    if model == "cvae":
+        return fit_factors(rows, groups, types, latent_dim)
+    genes, label = rows
+    blind = fit_factors((genes, np.zeros_like(label)), groups, 1, latent_dim)
+    means, roots = np.zeros((types, genes.shape[1]), np.float32), np.tile(blind.roots, (types, 1, 1))
+    stretch = mean_error(np.bincount(label, minlength=types)).astype(np.float32)
+    return replace(blind, means=means, roots=roots, stretch=stretch)
+
+
+def start_generator(model: str, rows: Rows, groups: np.ndarray, tables: Tables, latent_dim: int | None) -> Generator:
+    """Return what a generator of that kind is before any training."""
+    types, lowest = len(tables.types), tables.preprocessing.lowest
+    factors = start_factors(model, rows, groups, types, latent_dim)
+    if model in ("cvae", "gaussian"):
+        return Generator(model, factors, lowest)
+    network = Autoencoder(model, factors, lowest, tables.preprocessing.unit, types, stream(0, "choice weights"))
+    network.finish(rows)
+    return network
+
+
+def describe_factors(factors: Factors) -> str:
+    """Say what held-out rows have chosen."""
+    dims = f"{len(factors.loadings)} latent dimensions"
+    if factors.pooled_rows is None:
+        return f"{dims}, each type's covariance shrunk to the pooled one by Ledoit-Wolf"
+    return f"{dims}, the pooled covariance counts as {factors.pooled_rows:g} samples beside a type's own"
+
+
 def train_generator(
-    model: str, latent_dim: int, epochs: int | None, batch_size: int, tables: Tables, seed: int
-) -> tuple[Autoencoder, dict[str, Any]]:
-    """Train a generator, with a line an epoch; epochs None means 20, or more where those are few steps.
+    model: str, latent_dim: int | None, epochs: int, batch_size: int, tables: Tables, seed: int
+) -> tuple[Generator, dict[str, Any]]:
+    """Train a generator, with a line an epoch.
 
     Where no rows are held out for testing, the validation rows only find the number of steps, and the generator is
     trained again for so many on all rows.
 
     Returns the generator and its entry in the results.
     """
+    types, unit, lowest = len(tables.types), tables.preprocessing.unit, tables.preprocessing.lowest
 
-    def start_training(rows: Rows) -> Training:
-        means = np.array([rows[0][rows[1] == one_type].mean(0) for one_type in range(len(tables.types))])
-        weights = stream(seed, "generator weights")
-        network = Autoencoder(model, means, latent_dim, tables.preprocessing.unit, weights)
+    def fit_start(rows: Rows) -> Factors:
+        return start_factors(model, rows, tables.groups[: len(rows[1])], types, latent_dim)
+
+    def start_training(factors: Factors, rows: Rows) -> Training:
+        network = Autoencoder(model, factors, lowest, unit, types, stream(seed, "generator weights"))
         return Training(network, rows, batch_size, GENERATOR_RATE, stream(seed, "generator order"))
 
     start = time.perf_counter()
     say(f"\nTrain {MODEL_NAMES[model]}:")
-    training = start_training(tables.train)
-    enough = math.ceil(LEAST_GENERATOR_STEPS / training.steps_per_epoch)
-    if epochs is None and enough > DEFAULT_EPOCHS:
-        say(f"{enough} epochs instead of {DEFAULT_EPOCHS}, to make at least {LEAST_GENERATOR_STEPS} training steps")
-    history, best_epoch = fit(training, epochs or max(enough, DEFAULT_EPOCHS), tables.validation, keep_best=True)
-    rows = tables.train
-    if training.model.variational and training.model.evaluate(*tables.validation)["kl"] < UNUSED_LATENT:
-        note(
-            f"the latent is unused (KL under {UNUSED_LATENT} nats): rows of a type differ by noise alone; train longer"
-        )
-    if not len(tables.test[1]) and tables.training > len(rows[1]):
-        say(f"Train again on all {tables.training} samples, for as many steps as {best_epoch} epochs had")
-        rows = tuple(np.concatenate(parts) for parts in zip(tables.train, tables.validation, strict=True))
-        steps = best_epoch * training.steps_per_epoch
-        training = start_training(rows)
-        training.advance(steps)
-    training.model.fit_latents(*rows)
-    return training.model, {"model": model, "seconds": time.perf_counter() - start, "history": history}
+    release, validated = not len(tables.test[1]), tables.training > len(tables.train[1])
+    rows = tables.everything() if release and model == "gaussian" else tables.train
+    factors = fit_start(rows)
+    entry = {"model": model, "latent_dim": len(factors.loadings), "pooled_rows": factors.pooled_rows, "history": []}
+    say(f"Factor model: {describe_factors(factors)}")
+    if (small := tables.types[tables.counts() <= FEW_SAMPLES]).size:
+        note(f"types with one or two training samples ({', '.join(small)}): they are given the spread of the others")
+    if model == "gaussian":
+        return Generator(model, factors, lowest), entry | {"seconds": time.perf_counter() - start}
+    training, best_epoch = start_training(factors, rows), 0
+    if validated:
+        entry["history"], best_epoch = fit(training, epochs, tables.validation, keep_best=True)
+        if training.model.variational and training.model.evaluate(*tables.validation)["kl"] < UNUSED_LATENT:
+            note(f"the latent is unused (KL under {UNUSED_LATENT} nats): rows of a type differ by noise alone")
+    else:
+        say("Nothing to validate on: the factor model is taken as it is")
+    if release and validated:
+        say(f"Fit and train again on all {tables.training} samples, for as many steps as {best_epoch} epochs had")
+        rows, steps = tables.everything(), best_epoch * training.steps_per_epoch
+        factors = fit_start(rows)
+        entry |= {"latent_dim": len(factors.loadings), "pooled_rows": factors.pooled_rows}
+        training = start_training(factors, rows)
+        if steps:
+            training.advance(steps)
+    training.model.finish(rows)
+    return training.model, entry | {"epoch": best_epoch, "seconds": time.perf_counter() - start}
 
 
-def generate(synthesiser: Synthesiser, labels: np.ndarray, seed: int) -> tuple[Rows, dict[str, float]]:
+def generate(
+    synthesiser: Synthesiser, labels: np.ndarray, temperature: float, seed: int
+) -> tuple[Rows, dict[str, float]]:
     """Draw synthetic rows for the experiment; return them, standardised again, and their entry in the results."""
     say(f"\nGenerate {len(labels)} RNAseq samples:")
     start = time.perf_counter()
-    expression = np.empty((len(labels), len(synthesiser.genes)), np.float32)
-    for number, block in enumerate(synthesiser.draw(labels, seed, "experiment")):
-        expression[number * BLOCK : number * BLOCK + len(block)] = block
+    synthetic = synthesiser.rows(labels, seed, "experiment", temperature)
     seconds = time.perf_counter() - start
     rate = len(labels) / seconds
     say(f"Done in {seconds:.3f} seconds ({rate:.1f} samples/s).")
-    synthetic = synthesiser.preprocessing.standardise(expression), labels.astype(np.int32)
     return synthetic, {"n": len(labels), "seconds": seconds, "samples_per_second": rate}
+
+
+def joined(rows: Rows, more: Rows) -> Rows:
+    """Return the one rows and then the others."""
+    genes, types = (np.concatenate(parts) for parts in zip(rows, more, strict=True))
+    return genes, types
+
+
+def score_predictions(predicted: np.ndarray, types: np.ndarray) -> dict[str, float]:
+    """Return accuracy, balanced accuracy and macro F1 of predicted type indices, over the types that occur."""
+    from sklearn.metrics import f1_score, recall_score
+
+    over = {"labels": np.unique(types), "average": "macro", "zero_division": 0}
+    return {
+        "accuracy": float((predicted == types).mean()),
+        "balanced_accuracy": float(recall_score(types, predicted, **over)),
+        "macro_f1": float(f1_score(types, predicted, **over)),
+    }
+
+
+def balanced_gains(predicted: np.ndarray, control: np.ndarray, types: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return what each group of test rows (groups,) adds to the gain in balanced accuracy, which is their mean."""
+    counts, (names, group) = np.bincount(types), np.unique(groups, return_inverse=True)
+    weight = len(names) / (np.count_nonzero(counts) * counts[types])
+    return np.bincount(group, ((predicted == types).astype(float) - (control == types)) * weight)
+
+
+def wording(order: Order, temperature: float) -> str:
+    """Say which synthetic rows a choice adds."""
+    if not (order.per_type or order.balance or order.n_samples):
+        return "no synthetic samples"
+    number = "samples as asked" if order.per_type or order.balance else f"{order.n_samples} samples"
+    return f"{number} at temperature {temperature:g}"
+
+
+def hottest_of_equals(
+    choices: Sequence[tuple[Order, float]], predicted: np.ndarray, types: np.ndarray, groups: np.ndarray, best: int
+) -> int:
+    """Return the choice of highest temperature that is as good as the best within a standard error, rows alike.
+
+    Few rows seldom tell temperatures apart, and where they can be told apart the higher one is mostly better
+    (tests/benchmarks/generator.py). predicted is (choices, stops, rows).
+    """
+    hottest = best
+    for other, (order, temperature) in enumerate(choices):
+        pairs = zip(predicted[best], predicted[other], strict=True)
+        shortfall = np.mean([balanced_gains(ours, theirs, types, groups) for ours, theirs in pairs], axis=0)
+        equal = shortfall.mean() <= shortfall.std() / math.sqrt(len(shortfall))
+        if equal and order == choices[best][0] and temperature > choices[hottest][1]:
+            hottest = other
+    return hottest
+
+
+def choose_augmentation(
+    model: str, latent_dim: int | None, choices: Sequence[tuple[Order, float]], tables: Tables, seed: int
+) -> tuple[Order, float, dict[str, Any]]:
+    """Choose the (rows to add, temperature) that help the classifier most, by inner validation on the training rows.
+
+    In each inner fold a generator's start is fitted to the other rows; for each choice a classifier is trained on these
+    and the synthetic rows, for as many steps whatever the choice, and scored on the fold. The first of the best is
+    taken, or the highest temperature that is not told from it.
+
+    Returns the choice and its entry in the results.
+    """
+    began = time.perf_counter()
+    genes, types = tables.everything()
+    fold = inner_folds(types, tables.groups, CHOICE_FOLDS, stream(seed, "choice folds"))
+    folds = folds_for(fold)
+    if not folds:
+        note("one group of training samples cannot be divided: nothing is chosen by inner validation")
+        return *choices[0], {"choices": [], "seconds": 0.0}
+    scored = np.concatenate([np.flatnonzero(fold == number) for number in range(folds)])
+    predicted = np.empty((len(choices), len(CHOICE_STEPS), len(scored)), np.int64)
+    classifier = Classifier(len(tables.types), tables.preprocessing.unit, stream(seed, "choice weights"))
+    training, done = None, 0
+    for number in range(folds):
+        rest, held = fold != number, np.flatnonzero(fold == number)
+        real = genes[rest], types[rest]
+        counts = np.bincount(real[1], minlength=len(tables.types))
+        generator = start_generator(model, real, tables.groups[rest], tables, latent_dim)
+        synthesiser = Synthesiser(generator, tables.preprocessing, tables.genes, tables.types, counts)
+        for choice, (order, temperature) in enumerate(choices):
+            labels = order.labels(tables.types, counts, seed, "choice")
+            labels = stream(seed, "choice labels").permutation(labels)[: CHOICE_STEPS[-1] * CLASSIFIER_BATCH]
+            rows = joined(real, synthesiser.rows(labels, seed, "choice", temperature))
+            if training is None:
+                batches = stream(seed, "choice order", number)
+                training = Training(classifier, rows, CLASSIFIER_BATCH, CLASSIFIER_RATE, batches)
+            else:
+                training.restart(rows, stream(seed, "choice order", number))
+            for stop, step in enumerate(CHOICE_STEPS):
+                training.advance(step - training.steps)
+                predicted[choice, stop, done : done + len(held)] = classifier.predict(genes[held])
+        done += len(held)
+    scores = [
+        float(np.mean([score_predictions(run, types[scored])["balanced_accuracy"] for run in stops]))
+        for stops in predicted
+    ]
+    best = hottest_of_equals(choices, predicted, types[scored], tables.groups[scored], int(np.argmax(scores)))
+    order, temperature = choices[best]
+    found = [
+        {"n_samples": order.n_samples, "temperature": temperature, "balanced_accuracy": score}
+        for (order, temperature), score in zip(choices, scores, strict=True)
+    ]
+    others = "; ".join(
+        f"{wording(*choice)}: {score:.4f}"
+        for choice, score in zip(choices, scores, strict=True)
+        if choice != choices[best]
+    )
+    say(
+        f"Augmentation: {wording(order, temperature)}: balanced accuracy {scores[best]:.4f} on {len(scored)} held-out "
+        f"training samples ({others})"
+    )
+    return order, temperature, {"choices": found, "chosen": best, "seconds": time.perf_counter() - began}
 
 
 def compare_accuracy(real: float, same_steps: float, augmented: float) -> dict[str, float]:
@@ -1369,20 +1956,159 @@ def compare_accuracy(real: float, same_steps: float, augmented: float) -> dict[s
     return {"real": real, "same_steps": same_steps, "augmented": augmented}
 
 
-def compare_epochs(real: ClassifierRun, augmented: ClassifierRun) -> list[dict[str, float]]:
-    """Print and return test accuracy by epochs of training: on real rows, as long on real rows, with synthetic rows.
+def draw_peers(tables: Tables, labels: np.ndarray, seed: int) -> dict[str, Rows]:
+    """Return, by name, rows of the given type indices by what one would use instead of a trained generator.
+
+    copies are training rows again; SMOTE lies between neighbours of a type (Chawla et al. 2002); gaussian is -m
+    gaussian. SMOTE takes at most 5 neighbours, fewer where the smallest type has fewer, and copies types of one row.
+    """
+    from imblearn.over_sampling import SMOTE
+
+    genes, types = tables.train
+    counts = np.bincount(types, minlength=len(tables.types))
+    rng = stream(seed, "peers")
+    source = np.empty(len(labels), np.int64)
+    for one_type in np.unique(labels):
+        wanted = labels == one_type
+        source[wanted] = rng.choice(np.flatnonzero(types == one_type), wanted.sum())
+    peers = {"copies": genes[source]}
+
+    between = peers["copies"].copy()
+    several = counts > 1
+    if several.sum() > 1:  # SMOTE wants two types
+        wanted = np.bincount(labels, minlength=len(counts))
+        neighbours = min(5, counts[several].min() - 1)
+        smote = SMOTE(
+            sampling_strategy={int(name): int(counts[name] + wanted[name]) for name in np.flatnonzero(several)},
+            k_neighbors=int(neighbours),
+            random_state=int(rng.integers(2**31)),
+        )
+        within = several[types]
+        drawn, drawn_types = (part[within.sum() :] for part in smote.fit_resample(genes[within], types[within]))
+        for one_type in np.flatnonzero(several):
+            between[labels == one_type] = drawn[drawn_types == one_type]
+    peers["SMOTE"] = between
+
+    factors = fit_gaussians(tables.train, len(counts), None)
+    generator = Generator("gaussian", factors, tables.preprocessing.lowest)
+    synthesiser = Synthesiser(generator, tables.preprocessing, tables.genes, tables.types, counts)
+    peers["gaussian"] = synthesiser.rows(labels, seed, "peers", 1.0)[0]
+    return {name: (rows, labels.astype(np.int32)) for name, rows in peers.items()}
+
+
+def interval(differences: np.ndarray) -> dict[str, Any]:
+    """Return mean, 95% interval and two-sided p-value of paired differences, by Student's t.
+
+    Differences that are all the same, but not 0, give neither.
+    """
+    from scipy.stats import ttest_1samp
+
+    mean = float(np.mean(differences))
+    if np.ptp(differences) < 1e-9:  # no spread, no test
+        none = abs(mean) < 1e-9
+        return {"mean": mean, "interval": [mean, mean] if none else None, "p_value": 1.0 if none else None}
+    test = ttest_1samp(differences, 0)
+    low, high = test.confidence_interval(0.95)
+    return {"mean": mean, "interval": [float(low), float(high)], "p_value": float(test.pvalue)}
+
+
+def in_points(gain: dict[str, Any]) -> str:
+    """Format a gain and its interval in points."""
+    ends = "({:+.2f}..{:+.2f})".format(*(100 * end for end in gain["interval"])) if gain["interval"] else "(no spread)"
+    return f"{100 * gain['mean']:+.2f} {ends}"
+
+
+def in_words(p_value: float | None) -> str:
+    """Format a p-value."""
+    return "" if p_value is None else f"{p_value:.3f}" if p_value >= 0.001 else "<0.001"
+
+
+def summarise_ladder(repeats: Sequence[tuple[Rows, dict[str, np.ndarray]]]) -> list[dict[str, Any]]:
+    """Print and return how classifiers compare that were trained on real rows alone and with each kind of extra rows.
+
+    Each repeat holds the test rows' types and groups and, by name, what was predicted. Gains are in balanced accuracy
+    over the same training steps on real rows, paired by repeat, or by group of test rows where there is one repeat.
+    """
+    over = f" over {len(repeats)} repeats" * (len(repeats) > 1)
+    say(f"\nCompare{over} (gain in points of balanced accuracy over the same steps):")
+    say(f"{'trained on':22s} {'accuracy':>8s} {'balanced':>8s} {'macro F1':>8s} {'gain (95% interval)':>22s} {'p':>6s}")
+    ladder = []
+    for name in repeats[0][1]:
+        scores = [score_predictions(predicted[name], types) for (types, _), predicted in repeats]
+        entry: dict[str, Any] = {"name": name}
+        entry |= {measure: float(np.mean([score[measure] for score in scores])) for measure in scores[0]}
+        gains = [balanced_gains(predicted[name], predicted[CONTROL], *test) for test, predicted in repeats]
+        entry["gain"] = {"measure": "balanced_accuracy"} | interval(
+            np.array([gain.mean() for gain in gains]) if len(gains) > 1 else gains[0]
+        )
+        figures = " ".join(f"{entry[measure]:8.4f}" for measure in ("accuracy", "balanced_accuracy", "macro_f1"))
+        gain, chance = ("", "") if name == CONTROL else (in_points(entry["gain"]), in_words(entry["gain"]["p_value"]))
+        say(f"{name:22s} {figures} {gain:>22s} {chance:>6s}".rstrip())
+        ladder.append(entry)
+    return ladder
+
+
+def verdict(ladder: Sequence[dict[str, Any]], n_synthetic: int) -> str:
+    """Say in words whether the last rung's synthetic rows helped, and whether a peer did as well."""
+    ours, peers = ladder[-1], ladder[2:-1]
+    gain, ends = 100 * ours["gain"]["mean"], ours["gain"]["interval"]
+    low, high = (100 * end for end in ends) if ends else (-math.inf, math.inf)
+    if not n_synthetic:
+        return "No synthetic samples were added: inner validation found that they would not help."
+    if low > 0:
+        words = f"Synthetic data helped: {gain:+.2f} points over the same training steps on real data"
+    elif high < 0:
+        words = f"Synthetic data did harm: {gain:+.2f} points against the same training steps on real data"
+    else:
+        words = f"Synthetic data did not help here: {gain:+.2f} points cannot be told from chance"
+    best = max(peers, key=lambda peer: peer["gain"]["mean"])
+    if best["gain"]["mean"] >= ours["gain"]["mean"]:
+        words += f"; {best['name']} did as well or better ({100 * best['gain']['mean']:+.2f})"
+    return words + "."
+
+
+def say_repeat(repeat: int, repeats: int, accuracy: dict[str, float]) -> None:
+    """Print what one more repeat found, in a line."""
+    points = 100 * (accuracy["augmented"] - accuracy["same_steps"])
+    figures = (
+        f"{accuracy['real']:.4f} -> {accuracy['augmented']:.4f}, same steps on real data {accuracy['same_steps']:.4f}"
+    )
+    say(f"Repeat {repeat + 1}/{repeats}: {figures} ({points:+.2f} points)")
+
+
+def summarise_repeats(accuracies: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Print and return what repeats of the experiment found: accuracies, and the gain over the same steps."""
+    gain = interval(np.array([accuracy["augmented"] - accuracy["same_steps"] for accuracy in accuracies]))
+    chance = f", paired t-test p {in_words(gain['p_value'])}" if gain["p_value"] is not None else ""
+    say(
+        f"Over {len(accuracies)} repeats synthetic data adds {in_points(gain)} points of accuracy, 95% interval{chance}"
+    )
+    return {"n": len(accuracies), "accuracy": list(accuracies), "gain": {"measure": "accuracy", **gain}}
+
+
+def accuracy_by_epoch(real: ClassifierRun, augmented: ClassifierRun) -> np.ndarray:
+    """Return test accuracy (PLOT_EPOCHS, 3) by epoch: on real rows, as long on real rows, with synthetic rows.
 
     Both runs must have been made with the stops of all PLOT_EPOCHS, the real one with the augmented one's too.
     """
-    say("\nPlot test accuracy using models trained with and without synthetic data:")
-    say("training time: before vs after")
     epochs = range(1, PLOT_EPOCHS + 1)
     own, same = (steps_of(run.training.rows, epochs) for run in (real, augmented))
+    steps = zip(own, same, strict=True)
+    return np.array([[real.accuracy_at(a), real.accuracy_at(b), augmented.accuracy_at(b)] for a, b in steps])
+
+
+def compare_epochs(repeats: Sequence[np.ndarray]) -> list[dict[str, float]]:
+    """Print and return what accuracy_by_epoch found, the mean and, of several repeats, the ends of its 95% interval."""
+    say("\nPlot test accuracy using models trained with and without synthetic data:")
+    say("training time: before vs after")
     table = []
-    for epoch, own_step, same_step in zip(epochs, own, same, strict=True):
-        before, control = real.accuracy_at(own_step), real.accuracy_at(same_step)
-        after = augmented.accuracy_at(same_step)
-        table.append({"epochs": epoch, "real": before, "same_steps": control, "augmented": after})
+    for epoch, values in enumerate(np.array(repeats).transpose(1, 2, 0), 1):  # (epochs, curves, repeats)
+        before, control, after = values.mean(1)
+        row: dict[str, float] = {"epochs": epoch, "real": before, "same_steps": control, "augmented": after}
+        for name, accuracies in zip(("real", "same_steps", "augmented"), values, strict=True):
+            if len(repeats) > 1:
+                row[f"{name}_low"], row[f"{name}_high"] = interval(accuracies)["interval"] or [accuracies[0]] * 2
+        table.append(row)
         say(f"# epochs = {epoch}: {before:.4f} vs {after:.4f} (same steps on real data: {control:.4f})")
     return table
 
@@ -1504,7 +2230,9 @@ def check_genes(path: Path, genes: np.ndarray) -> None:
         raise RnagenError(f"--output {path}: a gene is named {taken[0]!r}, like a column that is none; write an .h5ad")
 
 
-def write_samples(path: Path, synthesiser: Synthesiser, labels: np.ndarray, seed: int) -> dict[str, Any]:
+def write_samples(
+    path: Path, synthesiser: Synthesiser, labels: np.ndarray, temperature: float, seed: int
+) -> dict[str, Any]:
     """Draw a synthetic sample for each type index and write it to path, block after block, whole or not at all.
 
     Returns the entry in the results.
@@ -1519,14 +2247,15 @@ def write_samples(path: Path, synthesiser: Synthesiser, labels: np.ndarray, seed
         tqdm(total=len(labels), unit="sample", leave=False, disable=not sys.stderr.isatty()) as bar,
     ):
         done = 0
-        for block in synthesiser.draw(labels, seed, "output"):
+        for block in synthesiser.draw(labels, seed, "output", temperature):
             end = done + len(block)
             write(sample_ids(done, end), synthesiser.types[labels[done:end]].astype(object), block)
             bar.update(len(block))
             done = end
     seconds = time.perf_counter() - start
-    say(f"\nWrote {done} synthetic samples of {len(synthesiser.genes)} genes to {path} in {seconds:.3f} seconds")
-    return {"path": str(path), "n": done, "seconds": seconds}
+    hot = f" at temperature {temperature:g}" * (temperature != 1)
+    say(f"\nWrote {done} synthetic samples of {len(synthesiser.genes)} genes{hot} to {path} in {seconds:.3f} seconds")
+    return {"path": str(path), "n": done, "temperature": temperature, "seconds": seconds}
 
 
 def save_model(path: Path, synthesiser: Synthesiser) -> None:
@@ -1534,8 +2263,10 @@ def save_model(path: Path, synthesiser: Synthesiser) -> None:
     from safetensors.numpy import save
 
     model, fitted = synthesiser.model, synthesiser.preprocessing
-    tensors = {f"weight_{number:02d}": weight.numpy() for number, weight in enumerate(model.weights)}
+    weights = model.weights if isinstance(model, Autoencoder) else []
+    tensors = {f"weight_{number:02d}": weight.numpy() for number, weight in enumerate(weights)}
     tensors |= {name: getattr(model, name) for name in MODEL_TENSORS}
+    tensors |= dict(zip(MOMENT_TENSORS, model.moments, strict=True))
     tensors |= {name: getattr(fitted, name) for name in SCALE_TENSORS}
     tensors["constant"] = fitted.constant.astype(np.float32)
     tensors |= {"kept": fitted.kept.astype(np.uint8), "counts": synthesiser.counts.astype(np.int64)}
@@ -1543,7 +2274,8 @@ def save_model(path: Path, synthesiser: Synthesiser) -> None:
         "format": MODEL_FORMAT,
         "rnagen": __version__,
         "model": model.kind,
-        "latent_dim": model.noise_dim,
+        "latent_dim": model.latent_dim,
+        "recommended": synthesiser.recommended,
         "genes": synthesiser.genes.tolist(),
         "types": synthesiser.types.tolist(),
         "log2": fitted.log2,
@@ -1642,15 +2374,36 @@ def rebuild(settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Synthes
     counts = tensor("counts", types.shape, "int64")
     if counts.min() < 0 or counts.max() > 10**9:
         raise ValueError("counts are no numbers of samples")
-    shapes = {"type_means": (len(types), kept.sum()), "latent_mean": (len(types), latent_dim)}
-    shapes["latent_root"] = (len(types), latent_dim, latent_dim)
-    parts = {name: tensor(name, shapes[name]) for name in MODEL_TENSORS}
-    load_tensorflow()
-    model = Autoencoder(settings["model"], parts["type_means"], latent_dim, preprocessing.unit, stream(0, "unused"))
-    model.latent_mean, model.latent_root = parts["latent_mean"], parts["latent_root"]
-    for number, weight in enumerate(model.weights):
-        weight.assign(tensor(f"weight_{number:02d}", tuple(weight.shape)))
-    return Synthesiser(model, preprocessing, genes, types, counts)
+    n_samples, heat = settings["recommended"]
+    if not (n_samples is None or (type(n_samples) is int and 0 <= n_samples <= 10**9)) or not (
+        heat is None or (type(heat) in (int, float) and TEMPERATURES[0] <= heat <= TEMPERATURES[1])
+    ):
+        raise ValueError(f"recommended {settings['recommended']!r}")
+    model = rebuild_generator(settings["model"], latent_dim, preprocessing, len(types), tensor)
+    return Synthesiser(model, preprocessing, genes, types, counts, (n_samples, heat))
+
+
+def rebuild_generator(
+    kind: str, latent_dim: int, preprocessing: Preprocessing, types: int, tensor: Callable[..., np.ndarray]
+) -> Generator:
+    """Make a generator of the tensors of a model file, which tensor(name, shape) returns once their size is checked."""
+    genes = int(preprocessing.kept.sum())
+    root = (types, latent_dim, latent_dim)
+    shapes = ((types, genes), (latent_dim, genes), (genes,), root, (types,), (types, latent_dim))
+    *parts, latent_mean = (tensor(name, shape) for name, shape in zip(MODEL_TENSORS, shapes, strict=True))
+    factors = Factors(*parts, pooled_rows=None)
+    if min(factors.noise.min(), factors.stretch.min(), tensor("drawn_sd", (types, genes)).min()) < LEAST_VARIANCE:
+        raise ValueError("a spread is not above 0")
+    if kind == "gaussian":
+        model = Generator(kind, factors, preprocessing.lowest)
+    else:
+        load_tensorflow()
+        model = Autoencoder(kind, factors, preprocessing.lowest, preprocessing.unit, types, stream(0, "unused"))
+        for number, weight in enumerate(model.weights):
+            weight.assign(tensor(f"weight_{number:02d}", tuple(weight.shape)))
+    model.latent_mean = latent_mean
+    model.moments = tuple(tensor(name, (types, genes)) for name in MOMENT_TENSORS)
+    return model
 
 
 def check_outputs(outputs: Sequence[tuple[str, Path]], inputs: Iterable[Path], kept: Iterable[Path]) -> None:
@@ -1706,7 +2459,11 @@ def write_plot(table: list[dict[str, float]], path: Path, title: str) -> Path:
     figure = Figure(figsize=(7, 4.6), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     for key, (label, colour, style) in lines.items():
-        axes.plot([row["epochs"] for row in table], [row[key] for row in table], style, color=colour, label=label, ms=4)
+        epochs = [row["epochs"] for row in table]
+        axes.plot(epochs, [row[key] for row in table], style, color=colour, label=label, ms=4)
+        if f"{key}_low" in table[0]:
+            ends = ([row[f"{key}_{end}"] for row in table] for end in ("low", "high"))
+            axes.fill_between(epochs, *ends, color=colour, alpha=0.15, linewidth=0)
     axes.set(xlabel="Epochs (same steps: as many steps as with synthetic data)", ylabel="Test accuracy")
     axes.set_xlim(0.5, len(table) + 0.5)
     axes.set_title(title, parse_math=False)
@@ -1717,8 +2474,9 @@ def write_plot(table: list[dict[str, float]], path: Path, title: str) -> Path:
         figure.savefig(beside)
     with replacing(numbers) as beside, open(beside, "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["Epochs", *(lines[key][0] for key in ("real", "augmented", "same_steps"))])
-        writer.writerows([row["epochs"], row["real"], row["augmented"], row["same_steps"]] for row in table)
+        ends = sorted(set(table[0]) - lines.keys() - {"epochs"})
+        writer.writerow(["Epochs", *(lines[key][0] for key in ("real", "augmented", "same_steps")), *ends])
+        writer.writerows([row[key] for key in ("epochs", "real", "augmented", "same_steps", *ends)] for row in table)
     return numbers
 
 
@@ -1737,10 +2495,8 @@ def describe(cohort: Cohort) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
-    import keras
-    import tensorflow as tf
-
-    found = {module.__name__: module.__version__ for module in (np, tf, keras)}
+    names = ("numpy", "tensorflow", "keras", "scikit-learn", "scipy", "imbalanced-learn")
+    found = {name: metadata.version(name) for name in names}
     return {"rnagen": __version__, "python": platform.python_version(), **found}
 
 
@@ -1780,6 +2536,28 @@ def fraction(text: str) -> float:
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0 and under 1")
     return value
+
+
+def temperature(text: str) -> float | str:
+    """Parse a temperature, or auto."""
+    if text == "auto":
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    least, most = TEMPERATURES
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number from {least} to {most}")
+    return value
+
+
+def samples_or_auto(text: str) -> int | str:
+    """Parse a number of samples, or auto."""
+    try:
+        return text if text == "auto" else whole_number(1)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or auto") from error
 
 
 def type_count(text: str) -> tuple[str, int]:
@@ -1870,16 +2648,17 @@ def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
         "-d",
         "--latent_dim",
         type=whole_number(1, LARGEST_LATENT),
-        default=10,
         metavar="N",
-        help="latent dimensions (default: 10)",
+        help="latent dimensions (default: as many, up to 64, as make held-out training samples likeliest; 200 for "
+        "gaussian)",
     )
     group.add_argument(
         "-e",
         "--epochs",
         type=whole_number(1),
+        default=DEFAULT_EPOCHS,
         metavar="N",
-        help="generator's passes over the training rows (default: 20, or more to make 600 steps)",
+        help="generator's passes over the training rows, of which the best is kept (default: 20)",
     )
     group.add_argument(
         "-b",
@@ -1892,9 +2671,10 @@ def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-n",
         "--n_samples",
-        type=whole_number(1),
+        type=samples_or_auto,
         metavar="N",
-        help="synthetic samples, each of a random type (default: 10000)",
+        help="synthetic samples, each of a random type; auto takes as many, none included, as help on inner folds of "
+        "the training samples (default: 10000)",
     )
     group.add_argument(
         "--per_type",
@@ -1910,6 +2690,17 @@ def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
         help="as many synthetic samples of each type as bring its training samples up to those of the commonest, "
         "instead of --n_samples (default: off)",
     )
+    add_temperature_argument(group)
+
+
+def add_temperature_argument(group: Any) -> None:
+    group.add_argument(
+        "--temperature",
+        type=temperature,
+        metavar="X",
+        help="spread of synthetic samples around their type's mean, 1 is that of the real ones; auto takes what helps "
+        "most on inner folds of the training samples (default: auto in the experiment, 1 in --output)",
+    )
 
 
 def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
@@ -1920,6 +2711,24 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
         default=2,
         metavar="N",
         help="classifier's passes over its training rows (default: 2)",
+    )
+    group.add_argument(
+        "--train_per_type",
+        type=whole_number(1),
+        metavar="N",
+        help="at most N training samples of each type, to see where synthetic ones start to pay (default: all)",
+    )
+    group.add_argument(
+        "--repeats",
+        type=whole_number(1, 1000),
+        default=1,
+        metavar="R",
+        help="repeat split and training with R seeds, from --seed on: mean, 95%% interval, paired test (default: 1)",
+    )
+    group.add_argument(
+        "--compare",
+        action="store_true",
+        help="compare with copies, SMOTE and a Gaussian of each type at equal training steps (default: off)",
     )
     group.add_argument(
         "--plot",
@@ -2001,12 +2810,27 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.per_type and len(dict(args.per_type)) < len(args.per_type):
         parser.error("argument --per_type: a type is named twice; name it once")
     if args.load_model:
-        mine = {"load_model", "output", "n_samples", "per_type", "balance", "results", "seed", "overwrite", "debug"}
+        mine = {
+            "load_model",
+            "output",
+            "n_samples",
+            "per_type",
+            "balance",
+            "results",
+            "seed",
+            "overwrite",
+            "debug",
+            "temperature",
+        }
         refuse(sorted(given.keys() - mine), "does not go with --load_model, whose file settles it")
         if not args.output:
             parser.error("argument --load_model: name the file for its samples by --output")
+    if args.model == "gaussian":
+        refuse(["epochs", "batch_size"], "is for the autoencoders; a Gaussian is not trained in steps")
     if args.test_fraction == 0:
-        refuse(["plot", "classifier_epochs"], "needs test samples; give a --test_fraction above 0")
+        refuse(
+            ["plot", "classifier_epochs", "repeats", "compare"], "needs test samples; give a --test_fraction above 0"
+        )
         if not args.output and not args.save_model:
             parser.error("argument --test_fraction 0: name what to keep by --output or --save_model")
     return args
@@ -2022,38 +2846,100 @@ def planned_outputs(args: argparse.Namespace) -> list[tuple[str, Path]]:
     return outputs
 
 
+def settle(args: argparse.Namespace, order: Order, tables: Tables, seed: int) -> tuple[Order, float, dict[str, Any]]:
+    """Return which synthetic rows the classifier gets, at which temperature, and what the results say of the choice.
+
+    Whatever the user has not set is chosen by inner validation, where there is something to choose.
+    """
+    orders = [order]
+    if args.n_samples == "auto":
+        fewer = [Order(tables.training)] if tables.training >= FEWEST_TO_MATCH else []
+        orders = [*fewer, Order(DEFAULT_SAMPLES)]
+    asked = args.temperature or (1.0 if args.test_fraction == 0 else "auto")
+    temperatures = CHOICE_TEMPERATURES if asked == "auto" else (asked,)
+    choices = list(itertools.product(orders, temperatures))
+    if args.n_samples == "auto":
+        choices.insert(0, (Order(0), 1.0))
+    if len(choices) == 1 or not any(len(one.labels(tables.types, tables.counts(), seed, "choice")) for one in orders):
+        return order, choices[0][1], {}
+    return choose_augmentation(args.model, args.latent_dim, choices, tables, seed)
+
+
 def experiment(
-    args: argparse.Namespace, tables: Tables, train: Callable[[], Synthesiser], labels: np.ndarray
-) -> tuple[Synthesiser, dict[str, Any]]:
+    args: argparse.Namespace,
+    tables: Tables,
+    train: Callable[[], Synthesiser],
+    labels: np.ndarray,
+    temperature: float,
+    seed: int,
+) -> tuple[dict[str, Any], dict[str, np.ndarray], np.ndarray | None]:
     """Train a classifier without, a generator, and a classifier with synthetic rows of these types; compare them.
 
-    Returns the generator and the experiment's entries in the results.
+    Returns the results' entries, the predicted types of the test rows by kind of training, and accuracy by epoch.
     """
     epochs = {args.classifier_epochs, *(range(1, PLOT_EPOCHS + 1) if args.plot is not None else ())}
     real_rows = len(tables.train[1])
     control_steps = steps_of(real_rows + len(labels), epochs)
-    real = ClassifierRun(tables.train, tables, [*steps_of(real_rows, epochs), *control_steps], args.seed)
+    real = ClassifierRun(tables.train, tables, [*steps_of(real_rows, epochs), *control_steps], seed)
     before = real.train(args.classifier_epochs, "Train a type classifier:", "Evaluate on test data:")
+    predicted = {"real": real.predict()}
 
-    synthesiser = train()
-    synthetic, sampled = generate(synthesiser, labels, args.seed)
+    synthetic, sampled = generate(train(), labels, temperature, seed)
 
-    joined = tuple(np.concatenate(parts) for parts in zip(tables.train, synthetic, strict=True))
-    augmented = ClassifierRun(joined, tables, control_steps, args.seed)
+    augmented = ClassifierRun(joined(tables.train, synthetic), tables, control_steps, seed)
     total = f"{tables.training} + {len(labels)} = {tables.training + len(labels)} samples"
     title = f"Train a type classifier with synthetic data:\n{total}"
     after = augmented.train(args.classifier_epochs, title, "Evaluate again on original test data:")
-    control = real.accuracy_at(augmented.training.steps)
+    steps = augmented.training.steps
+    control = real.accuracy_at(steps)
+    predicted[CONTROL] = real.predict()
+    if args.compare:
+        for name, rows in draw_peers(tables, labels, seed).items():
+            peer = ClassifierRun(joined(tables.train, rows), tables, [steps], seed)
+            peer.accuracy_at(steps)
+            predicted[name] = peer.predict()
+    predicted[f"this {args.model}"] = augmented.predict()
     results = {"accuracy": compare_accuracy(before, control, after), "sampling": sampled}
-    if args.plot is not None:
-        results["plot"] = compare_epochs(real, augmented)
-    return synthesiser, results
+    return results, predicted, accuracy_by_epoch(real, augmented) if args.plot is not None else None
+
+
+def learn_once(
+    args: argparse.Namespace, order: Order, cohort: Cohort, seed: int
+) -> tuple[Synthesiser, dict[str, Any], tuple[Any, ...]]:
+    """Learn from a cohort, with the experiment unless every sample is to train the generator.
+
+    Returns the generator, the results, and the test rows' types with what experiment returns beside its results.
+    """
+    tables = prepare_tables(cohort, args.test_fraction, args.transform, seed, args.train_per_type)
+    order.labels(tables.types, tables.counts(), seed, "experiment")  # an unknown type is found before any work
+    results: dict[str, Any] = {"train_samples": tables.training, "test_samples": len(tables.test[1])}
+    load_tensorflow()
+    tables = tables.resident()
+    chosen_order, temperature, choice = settle(args, order, tables, seed)
+    labels = chosen_order.labels(tables.types, tables.counts(), seed, "experiment")
+    by_choice = chosen_order.n_samples if args.n_samples == "auto" else None
+    recommended = by_choice, temperature if choice and temperature != args.temperature else None
+    results["augmentation"] = {"n_samples": len(labels), "temperature": temperature, **choice}
+    learned = []
+
+    def train() -> Synthesiser:
+        network = (args.model, args.latent_dim, args.epochs, args.batch_size)
+        generator, results["generator"] = train_generator(*network, tables, seed)
+        results["generator"]["seconds"] += choice.get("seconds", 0.0)
+        names = (tables.genes, tables.types, tables.counts())
+        learned.append(Synthesiser(generator, tables.preprocessing, *names, recommended))
+        return learned[0]
+
+    if args.test_fraction == 0:
+        return train(), results, ()
+    found, *scores = experiment(args, tables, train, labels, temperature, seed)
+    return learned[0], results | found, ((np.asarray(tables.test[1]), tables.test_groups), *scores)
 
 
 def learn(args: argparse.Namespace, order: Order) -> tuple[Synthesiser, dict[str, Any]]:
-    """Learn from the data asked for, with the experiment unless every sample is to train the generator.
+    """Learn from the data asked for, as often as asked, and say what the repeats have in common.
 
-    Returns the generator and the results.
+    Returns the generator of the first, and the results.
     """
     source = args.data or "auto"
     cohort = load_cohort(source, args.rnaseq, args.types, args.layer, args.group_regex, args.seed)
@@ -2063,26 +2949,29 @@ def learn(args: argparse.Namespace, order: Order) -> tuple[Synthesiser, dict[str
     if args.output:
         check_genes(args.output, cohort.genes)
     cohort = keep_top_types(cohort, args.top_k_types)
-    tables = prepare_tables(cohort, args.test_fraction, args.transform, args.seed)
-    labels = order.labels(tables.types, tables.counts(), args.seed, "experiment")  # an unknown type is found here
-    results: dict[str, Any] = {"data": describe(cohort)}
-    results |= {"train_samples": tables.training, "test_samples": len(tables.test[1])}
-    load_tensorflow()
-    tables = tables.resident()
-
-    def train() -> Synthesiser:
-        network = (args.model, args.latent_dim, args.epochs, args.batch_size)
-        generator, results["generator"] = train_generator(*network, tables, args.seed)
-        return Synthesiser(generator, tables.preprocessing, cohort.genes, tables.types, tables.counts())
-
+    synthesiser, results, scores = learn_once(args, order, cohort, args.seed)
+    results = {"data": describe(cohort), **results}
     if args.test_fraction == 0:
-        return train(), results
-    synthesiser, found = experiment(args, tables, train, labels)
+        return synthesiser, results
+    accuracies, repeats = [results["accuracy"]], [scores]
+    for repeat in range(1, args.repeats):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            _, again, scores = learn_once(args, order, cohort, args.seed + repeat)
+        accuracies.append(again["accuracy"])
+        repeats.append(scores)
+        say_repeat(repeat, args.repeats, again["accuracy"])
+    tests, predicted, by_epoch = zip(*repeats, strict=True)
+    if args.repeats > 1:
+        results["repeats"] = summarise_repeats(accuracies)
+    if args.compare:
+        results["compare"] = summarise_ladder(list(zip(tests, predicted, strict=True)))
+        say(verdict(results["compare"], results["sampling"]["n"]))
     if args.plot is not None:
-        path = plot_path(args.plot, len(tables.types), cohort.simulated)
-        numbers = write_plot(found["plot"], path, f"{cohort.name}, {len(tables.types)} types")
+        results["plot"] = compare_epochs(by_epoch)
+        path = plot_path(args.plot, len(set(cohort.types)), cohort.simulated)
+        numbers = write_plot(results["plot"], path, f"{cohort.name}, {len(set(cohort.types))} types")
         say(f"Written to {path} and {numbers.name}")
-    return synthesiser, results | found
+    return synthesiser, results
 
 
 def run(args: argparse.Namespace) -> None:
@@ -2090,19 +2979,29 @@ def run(args: argparse.Namespace) -> None:
     inputs = [path for path in (args.rnaseq, args.types, args.load_model) if path]
     kept = [] if args.overwrite else [path for path in (args.output, args.save_model) if path]
     check_outputs(planned_outputs(args), inputs, kept)
-    order = Order(args.n_samples or DEFAULT_SAMPLES, tuple(args.per_type or ()), args.balance)
+    asked = DEFAULT_SAMPLES if args.n_samples in (None, "auto") else args.n_samples
+    order = Order(asked, tuple(args.per_type or ()), args.balance)
 
     if args.load_model:
         synthesiser, results = load_model(args.load_model), {}
         check_genes(args.output, synthesiser.genes)
+        for flag, given, chosen in zip(
+            ("n_samples", "temperature"), (args.n_samples, args.temperature), synthesiser.recommended, strict=True
+        ):
+            if given == "auto" and chosen is None:
+                raise RnagenError(f"--{flag} auto: none was chosen when {args.load_model} was saved; give a number")
     else:
         synthesiser, results = learn(args, order)
     if args.save_model:
         save_model(args.save_model, synthesiser)
         say(f"\nSaved the generator to {args.save_model}")
     if args.output:
+        n_samples, temperature = synthesiser.recommended
+        if args.temperature != "auto":
+            temperature = args.temperature or 1.0
+        order = replace(order, n_samples=n_samples) if args.n_samples == "auto" else order
         labels = order.labels(synthesiser.types, synthesiser.counts, args.seed, "output")
-        results["output"] = write_samples(args.output, synthesiser, labels, args.seed)
+        results["output"] = write_samples(args.output, synthesiser, labels, temperature, args.seed)
     if args.results:
         arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
         write_json(args.results, {"arguments": arguments, "versions": versions(), "workers": 1, **results})

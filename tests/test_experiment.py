@@ -33,7 +33,9 @@ def test_every_printed_line_is_in_its_place(plotted: tuple[Run, Path]) -> None:
         r"Split by groups: 36 training samples \(3 of them to validate\), 36 test samples\n"
         rf"\nTrain a type classifier:\n({epoch}){{2}}"
         r"\nEvaluate on test data:\nloss: [\d.]+ - accuracy: [\d.]+\n"
-        rf"\nTrain conditional autoencoder:\n({generator_epoch}){{4}}(Kept the weights of epoch \d, .*\n)?"
+        r"\nTrain conditional autoencoder:\n"
+        r"Factor model: 3 latent dimensions, the pooled covariance counts as [\d.]+ samples beside a type's own\n"
+        rf"Before training - val_loss: -?[\d.]+\n({generator_epoch}){{4}}(Kept the weights .*: lowest val_loss\n)?"
         r"\nGenerate 50 RNAseq samples:\nDone in [\d.]+ seconds \([\d.]+ samples/s\)\.\n"
         rf"\nTrain a type classifier with synthetic data:\n36 \+ 50 = 86 samples\n({epoch}){{2}}"
         r"\nEvaluate again on original test data:\nloss: [\d.]+ - accuracy: [\d.]+\n"
@@ -129,13 +131,13 @@ def test_training_never_sees_test_rows(tmp_path: Path) -> None:
     assert found[0][0].replace("plain", "altered") == found[1][0]
 
 
-@pytest.mark.parametrize("model", ["cvae", "vae", "ae"])
+@pytest.mark.parametrize("model", ["cvae", "vae", "ae", "gaussian"])
 def test_rows_of_a_type_lie_nearest_its_real_rows(model: str, tmp_path: Path) -> None:
     files = write_tables(tmp_path, make_table(rows=40))
     cohort = rnagen.read_cohort(files[1], files[3], None)
     tables = rnagen.prepare_tables(cohort, 0.5, "none", 1)
-    generator, entry = rnagen.train_generator(model, 4, 250, 32, tables, 1)
-    assert len(entry["history"]) == 250
+    generator, entry = rnagen.train_generator(model, 4, 25, 32, tables, 1)
+    assert len(entry["history"]) == (0 if model == "gaussian" else 25)
     synthesiser = rnagen.Synthesiser(generator, tables.preprocessing, cohort.genes, tables.types, tables.counts())
     label = rnagen.Order(600).labels(synthesiser.types, synthesiser.counts, 1, "output")
     drawn = np.concatenate(list(synthesiser.draw(label, 1, "output")))
@@ -151,8 +153,6 @@ def test_rows_of_a_type_lie_nearest_its_real_rows(model: str, tmp_path: Path) ->
     assert set(label) == {0, 1, 2}
     spread = drawn[label == 0].std(0) / real[real_label == 0].std(0)
     assert 0.6 < np.median(spread) < 1.6  # neither collapsed to the mean nor blown up
-    history = entry["history"]
-    assert history[-1]["loss"] < history[0]["loss"]
 
 
 def test_classifier_learns_and_control_takes_as_many_steps(tables: list[object]) -> None:
@@ -176,13 +176,6 @@ def test_simulated_figure_never_takes_a_real_ones_place(monkeypatch: pytest.Monk
     assert call("--data", "simulated", "-k", 3, *QUICK, "--plot", "mine.pdf").code == 0
     assert Path("mine-simulated.pdf").read_bytes().startswith(b"%PDF")
     assert Path("mine-simulated.csv").exists()
-
-
-def test_few_epochs_become_600_steps_unless_asked_for(tables: list[object]) -> None:
-    run = call(*tables, "-n", 10)
-    lines = [line for line in epoch_lines(run.out) if "kl" in line]
-    assert "\n600 epochs instead of 20, to make at least 600 training steps\n" in run.out
-    assert len(lines) == 600
 
 
 def test_counts_are_trained_as_logs_and_come_back_as_counts(tmp_path: Path) -> None:

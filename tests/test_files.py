@@ -38,7 +38,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]
     assert run.code == 0, run.err
     assert "Train a type classifier" not in run.out
     assert "72 training samples (6 of them to validate), 0 test samples" in run.out
-    assert "Train again on all 72 samples" in run.out
+    assert "Fit and train again on all 72 samples" in run.out
     assert run.err.count("share it only where you would share those") == 1
     return model, table
 
@@ -161,7 +161,7 @@ def test_wild_names_and_counts_round_trip(
     written = {}
     for suffix in SUFFIXES:
         path = tmp_path / f"wild{suffix}"
-        rnagen.write_samples(path, synthesiser, labels, 1)
+        rnagen.write_samples(path, synthesiser, labels, 1.0, 1)
         if len(labels):
             cohort = rnagen.read_cohort(path, None, None)
             assert cohort.genes.tolist() == genes
@@ -178,8 +178,10 @@ def small_synthesiser(rows: np.ndarray, genes: np.ndarray, types: np.ndarray) ->
     """Return an untrained generator of these genes and types."""
     rnagen.load_tensorflow()
     fitted = rnagen.Preprocessing.fit(rows, "none")
-    means = np.zeros((len(types), fitted.kept.sum()), np.float32)
-    model = rnagen.Autoencoder("cvae", means, 2, fitted.unit, rnagen.stream(1, "weights"))
+    standard, number = fitted.standardise(rows), len(types)
+    factors = rnagen.start_factors("cvae", (standard, np.arange(len(rows)) % number), np.arange(len(rows)), number, 2)
+    weights = rnagen.stream(1, "weights")
+    model = rnagen.Autoencoder("cvae", factors, fitted.lowest, fitted.unit, number, weights)
     return rnagen.Synthesiser(model, fitted, genes, types, np.ones(len(types), np.int64))
 
 
@@ -305,7 +307,7 @@ def reason_for(tensors: dict[str, np.ndarray], found: object, name: str = "bad.s
 def test_model_files_that_do_not_fit_together(saved: tuple[Path, pd.DataFrame]) -> None:
     model, _ = saved
     tensors, good = load_file(model), settings_of(model)
-    assert "format 2, and this rnagen" in reason_for(tensors, good | {"format": 2})
+    assert "format 1, and this rnagen" in reason_for(tensors, good | {"format": 1})
     assert "it is not of rnagen" in reason_for(tensors, "null")
     assert "cannot be used" in reason_for(tensors, "[" * 100_000)
     for key in good:

@@ -23,16 +23,25 @@ def rows() -> rnagen.Rows:
 UNIT = (np.full(GENES, 0.12, np.float32), np.full(GENES, 0.5, np.float32))
 
 
+NO_FLOOR = np.full(GENES, -np.inf, np.float32)
+
+
 def autoencoder(model: str, rows: rnagen.Rows, seed: int = 1) -> rnagen.Autoencoder:
-    means = np.array([rows[0][rows[1] == t].mean(0) for t in range(TYPES)])
-    return rnagen.Autoencoder(model, means, 4, UNIT, rnagen.stream(seed, "generator weights"))
+    """Return a network as it is before training, its last layers made to matter."""
+    factors = rnagen.start_factors(model, rows, np.arange(len(rows[1])), TYPES, 4)
+    weights = rnagen.stream(seed, "generator weights")
+    network = rnagen.Autoencoder(model, factors, NO_FLOOR, UNIT, TYPES, weights)
+    for stack in (network.encoder, network.decoder):
+        kernel = stack.layers[-1].kernel
+        kernel.assign(weights.normal(0, 0.1, kernel.shape))
+    return network
 
 
 @pytest.mark.parametrize("model", ["cvae", "vae", "ae"])
 def test_loss_and_measures_equal_their_closed_forms(model: str, rows: rnagen.Rows) -> None:
     genes, types = rows
     network = autoencoder(model, rows)
-    network.log_noise.assign(np.linspace(-0.5, 0.3, GENES).astype(np.float32))
+    network.linear["log_noise"].assign(np.linspace(-0.5, 0.3, GENES).astype(np.float32))
     noise = np.random.default_rng(1).normal(size=(len(types), 4)).astype(np.float32)
     measures = network.measures(network.sums(genes, types, noise)[1].numpy().astype(float))
 
@@ -48,7 +57,7 @@ def test_loss_and_measures_equal_their_closed_forms(model: str, rows: rnagen.Row
         kl = kl.sum(1).mean()
         latent = latent + sd * noise
     expected = centres + network.decode(latent.astype(np.float32), types).numpy()
-    surprise = -stats.norm.logpdf(genes, expected, np.exp(network.log_noise.numpy())).sum(1).mean()
+    surprise = -stats.norm.logpdf(genes, expected, np.exp(network.linear["log_noise"].numpy())).sum(1).mean()
     real, drawn = genes * UNIT[0] + UNIT[1], expected * UNIT[0] + UNIT[1]
     clipped = np.clip(drawn, 1e-6, 1 - 1e-6)
     closed = {
@@ -118,27 +127,26 @@ def test_stops_do_not_change_training(rows: rnagen.Rows) -> None:
 @pytest.mark.parametrize("model", ["vae", "ae"])
 def test_unconditional_latents_are_drawn_from_each_types_gaussian(model: str, rows: rnagen.Rows) -> None:
     network = autoencoder(model, rows)
-    network.fit_latents(*rows)
-    latent, _ = network.encode(rows[0], rows[1])
-    latent = latent.numpy()
-    for one_type in range(TYPES):
-        own = latent[rows[1] == one_type]
-        np.testing.assert_allclose(network.latent_mean[one_type], own.mean(0), atol=1e-5)
+    network.finish(rows)
+    latent = network.encode(*rows)[0].numpy()
+    covariances = [np.cov(latent[rows[1] == t].T) for t in range(TYPES)]
+    counts = np.bincount(rows[1])
+    pooled = sum(covariance * n for covariance, n in zip(covariances, counts, strict=True)) / 150
+    for one_type, (own, n) in enumerate(zip(covariances, counts, strict=True)):
+        np.testing.assert_allclose(network.latent_mean[one_type], latent[rows[1] == one_type].mean(0), atol=1e-5)
         root = network.latent_root[one_type]
-        covariance = root.T @ root
-        blur = covariance - np.cov(own.T, bias=True)
+        blur = root.T @ root - (own * n + 5 * pooled) / (n + 5)
         if model == "ae":
-            pooled = sum(np.cov(latent[rows[1] == t].T, bias=True) * (rows[1] == t).sum() for t in range(TYPES)) / 150
-            expected = (np.cov(own.T, bias=True) * len(own) + 5 * pooled) / (len(own) + 5) + 1e-6 * np.eye(4)
-            np.testing.assert_allclose(covariance, expected, atol=1e-5)
-        else:
-            assert (np.diag(blur) > 0.1).all()  # the posterior's own variance, near 1 before training
+            np.testing.assert_allclose(blur, 1e-6 * np.eye(4), atol=1e-5)
+        else:  # the posterior's own variance
+            log_variance = network.encode(*rows)[1].numpy()
+            np.testing.assert_allclose(np.diag(blur), np.exp(log_variance).mean(0), rtol=1e-3)
 
 
 @pytest.mark.parametrize("model", ["cvae", "vae"])
 def test_first_rows_do_not_depend_on_how_many_follow(model: str, rows: rnagen.Rows) -> None:
     network = autoencoder(model, rows)
-    network.fit_latents(*rows)
+    network.finish(rows)
     fitted = rnagen.Preprocessing.fit(rows[0], "none")
     synthesiser = rnagen.Synthesiser(network, fitted, np.arange(GENES), np.arange(TYPES), np.ones(TYPES))
     drawn = {}
@@ -163,15 +171,145 @@ def test_types_are_uniform_over_all_of_them() -> None:
     np.testing.assert_array_equal(types[:100], labels(100))
 
 
-def test_drawn_rows_have_the_moments_that_the_decoder_says(rows: rnagen.Rows) -> None:
+def draws(generator: rnagen.Generator, one_type: int, temperature: float = 1.0, noise: bool = True) -> np.ndarray:
+    """Return 30 blocks of rows of a type, raised to the floor."""
+    types, placement = np.full(rnagen.BLOCK, one_type), generator.placement(temperature)
+    blocks = [generator.draw(types, rnagen.stream(1, "block", b), placement, noise) for b in range(30)]
+    return np.maximum(np.concatenate(blocks), generator.floor)
+
+
+def test_noise_is_as_wide_as_learned(rows: rnagen.Rows) -> None:
     network = autoencoder("cvae", rows)
-    network.log_noise.assign(np.linspace(-1, 0.5, GENES).astype(np.float32))
-    types = np.ones(rnagen.BLOCK, int)
-    blocks = [network.draw(types, rnagen.stream(1, "block", b)) for b in range(30)]
-    means = [network.draw(types, rnagen.stream(1, "block", b), noise=False) for b in range(30)]
-    residual = np.concatenate(blocks) - np.concatenate(means)
-    np.testing.assert_allclose(residual.std(0), np.exp(np.linspace(-1, 0.5, GENES)), rtol=0.03)
+    network.linear["log_noise"].assign(np.linspace(-1, 0.5, GENES).astype(np.float32))
+    network.finish(rows)
+    residual = draws(network, 1) - draws(network, 1, noise=False)
+    expected = np.exp(np.linspace(-1, 0.5, GENES)) * network.stretch[1]
+    np.testing.assert_allclose(residual.std(0), expected, rtol=0.03)
     np.testing.assert_allclose(residual.mean(0), 0, atol=0.05)
+
+
+@pytest.mark.parametrize("model", ["cvae", "gaussian"])
+@pytest.mark.parametrize("temperature", [1.0, 1.5])
+def test_draws_have_the_factor_models_moments(model: str, temperature: float, rows: rnagen.Rows) -> None:
+    factors = rnagen.start_factors(model, rows, np.arange(150), TYPES, 3)
+    generator = rnagen.Generator(model, factors, NO_FLOOR)
+    for one_type in range(TYPES):
+        drawn = draws(generator, one_type, temperature)
+        loadings = factors.roots[one_type] @ factors.loadings
+        covariance = loadings.T @ loadings + np.diag(factors.noise**2)
+        covariance *= (temperature * factors.stretch[one_type]) ** 2
+        np.testing.assert_allclose(drawn.mean(0), factors.means[one_type], atol=0.05 * temperature)
+        np.testing.assert_allclose(np.cov(drawn.T), covariance, atol=0.06 * temperature**2)
+
+
+def test_gaussian_shrinks_each_covariance_to_the_pooled_one_by_ledoit_wolf(rows: rnagen.Rows) -> None:
+    from sklearn.covariance import ledoit_wolf
+
+    factors = rnagen.fit_gaussians(rows, TYPES, GENES)  # every direction
+    genes, types = rows
+    counts = np.bincount(types)
+    means = np.array([genes[types == t].mean(0) for t in range(TYPES)])
+    np.testing.assert_allclose(factors.means, means, atol=1e-5)
+    residuals = (genes - means[types]) * np.sqrt(counts / (counts - 1))[types][:, None]
+    pooled = residuals.T @ residuals / len(genes)
+    np.testing.assert_allclose(factors.loadings.T @ factors.loadings, pooled, atol=1e-4)
+    white = residuals @ np.linalg.inv(np.linalg.cholesky(pooled)).T  # the pooled covariance becomes the identity
+    for one_type in range(TYPES):
+        shrunk, _ = ledoit_wolf(white[types == one_type], assume_centered=True)
+        root = np.linalg.cholesky(pooled)
+        loadings = factors.roots[one_type] @ factors.loadings
+        np.testing.assert_allclose(loadings.T @ loadings, root @ shrunk @ root.T, atol=2e-3)
+
+
+def test_type_means_shrink_as_far_as_chance_may_have_spread_them() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(40, 300)) * np.repeat([0.0, 1.0], 150)  # half the genes do not differ between types
+    counts = np.full(40, 5)
+    means = truth + rng.normal(size=truth.shape) / np.sqrt(5)
+    shrunk = rnagen.shrink_means(means, np.ones(300), counts)
+    ideal = truth.var(0) / (truth.var(0) + 1 / 5)
+    slope = np.array([np.cov(shrunk[:, g], means[:, g])[0, 1] / means[:, g].var(ddof=1) for g in range(300)])
+    assert slope[:150].mean() < 0.15
+    np.testing.assert_allclose(slope[150:].mean(), ideal[150:].mean(), atol=0.02)
+    assert ((shrunk - truth) ** 2).mean() < 0.6 * ((means - truth) ** 2).mean()
+    wide = rnagen.shrink_means(means, np.ones(300), np.full(40, 10**6))
+    np.testing.assert_allclose(wide, means, atol=1e-4)  # means of many rows stay
+
+
+@pytest.mark.parametrize("height", [-0.5, 0.0, 0.5, 1.0, 3.0, 8.0])
+def test_uncensored_normals_have_the_moments_once_raised_to_the_floor(height: float) -> None:
+    wide = stats.norm(height, 1.3)
+    drawn = np.maximum(wide.rvs(2_000_000, random_state=0), 0)
+    mean, sd = rnagen.uncensored(np.array([[drawn.mean() + 5]]), np.array([[drawn.std()]]), np.array([5.0]))
+    assert mean[0, 0] - 5 == pytest.approx(height, abs=0.03)
+    assert sd[0, 0] == pytest.approx(1.3, abs=0.03)
+
+
+def test_rows_at_a_floor_keep_mean_and_spread(rows: rnagen.Rows) -> None:
+    genes, types = rows
+    floor = np.full(GENES, -0.5, np.float32)
+    raised = np.maximum(genes, floor)
+    factors = rnagen.fit_gaussians((raised, types), TYPES, None)
+    generator = rnagen.Generator("gaussian", factors, floor)
+    plain = rnagen.Generator("gaussian", factors, NO_FLOOR)
+    for one_type in range(TYPES):
+        drawn, naive = draws(generator, one_type), np.maximum(draws(plain, one_type), floor)
+        target = factors.means[one_type]
+        assert abs(drawn.mean(0) - target).max() < 0.05
+        assert abs(naive.mean(0) - target).max() > 0.1
+        sd = generator.moments[1][one_type] * factors.stretch[one_type]
+        reached = target - floor > 0.3 * sd  # nearer the floor no normal spreads as much
+        np.testing.assert_allclose(drawn.std(0)[reached], sd[reached], rtol=0.1)
+        assert reached.sum() >= 10
+
+
+def test_held_out_rows_choose_the_latent_dimensions() -> None:
+    rng = np.random.default_rng(0)
+    label = np.repeat(np.arange(4), 60).astype(np.int32)
+    values = rng.normal(size=(240, 4)) @ rng.normal(0, 1, (4, 50)) + rng.normal(size=(240, 50))
+    factors = rnagen.fit_factors((values.astype(np.float32), label), np.arange(240), 4, None)
+    assert len(factors.loadings) == 4
+    assert factors.pooled_rows >= 16  # the types share one covariance
+    within = np.square(factors.loadings).sum(0) + factors.noise**2
+    np.testing.assert_allclose(within, values.var(0), rtol=0.1)
+
+
+def test_a_network_starts_as_the_factor_model(rows: rnagen.Rows) -> None:
+    factors = rnagen.fit_factors(rows, np.arange(150), TYPES, 2)
+    network = rnagen.Autoencoder("cvae", factors, NO_FLOOR, UNIT, TYPES, rnagen.stream(1, "weights"))
+    genes, types = rows
+    covariance = factors.loadings.T @ factors.loadings + np.diag(factors.noise**2)
+    surprise = -stats.multivariate_normal(np.zeros(GENES), covariance).logpdf(genes - factors.means[types])
+    loss = np.mean([network.measures(network.sums(genes, types, n)[1].numpy())["loss"] for n in noises(200)])
+    assert surprise.mean() - 0.01 < loss < surprise.mean() + 0.5  # the bound is all but tight
+
+
+def noises(number: int) -> list[np.ndarray]:
+    """Return that many draws of the noise of 150 rows with two latent dimensions."""
+    return [np.random.default_rng(n).normal(size=(150, 2)).astype(np.float32) for n in range(number)]
+
+
+def test_training_restarts_as_if_new(rows: rnagen.Rows) -> None:
+    other = (rows[0][:90] * 2, rows[1][:90])
+    make = lambda of: rnagen.Training(  # noqa: E731
+        rnagen.Classifier(TYPES, UNIT, rnagen.stream(1, "weights")), of, 64, 0.01, rnagen.stream(2, "order")
+    )
+    used, fresh = make(rows), make(other)
+    used.advance(7)
+    used.restart(other, rnagen.stream(2, "order"))
+    assert used.advance(5) == pytest.approx(fresh.advance(5), rel=1e-5)
+
+
+def test_inner_folds_are_stratified_and_keep_groups_whole() -> None:
+    rng = np.random.default_rng(0)
+    types = rng.integers(3, size=300)
+    groups = np.array([f"{t}-{g}" for t, g in zip(types, rng.integers(60, size=300), strict=True)])
+    fold = rnagen.inner_folds(types, groups, 4, rng)
+    for group in np.unique(groups):
+        assert len(set(fold[groups == group])) == 1
+    for one_type in range(3):
+        held = [len(set(groups[(fold == f) & (types == one_type)])) for f in range(4)]
+        assert max(held) - min(held) <= 1
 
 
 def test_streams_are_independent() -> None:
