@@ -25,14 +25,21 @@ def main() -> None:
     rnagen.load_tensorflow()
     cohort = rnagen.simulate_cohort(2000, args.genes, 20)
     preprocessing = rnagen.Preprocessing.fit(cohort.expression, "auto")
-    means = rnagen.stream(1, "means").normal(size=(20, args.genes)).astype(np.float32)
-    model = rnagen.Autoencoder("cvae", means, 10, preprocessing.unit, rnagen.stream(1, "weights"))
+    label = np.unique(cohort.types, return_inverse=True)[1].astype(np.int32)
+    rows = (preprocessing.standardise(cohort.expression), label)
+    factors = rnagen.fit_factors(rows, cohort.groups, 20, None)
+    weights = rnagen.stream(1, "weights")
+    model = rnagen.Autoencoder("cvae", factors, preprocessing.lowest, preprocessing.unit, 20, weights)
+    placement = model.placement(1.0)
     synthesiser = rnagen.Synthesiser(model, preprocessing, cohort.genes, np.arange(20), np.ones(20))
     types = rnagen.Order(args.rows).labels(synthesiser.types, synthesiser.counts, 1, "output")
     blocks = range(0, args.rows, rnagen.BLOCK)
 
     def decoded() -> None:
-        block = lambda start: model.draw(types[start : start + rnagen.BLOCK], rnagen.stream(1, "b", start), noise=False)  # noqa: E731
+        def block(start: int) -> np.ndarray:
+            own, rng = types[start : start + rnagen.BLOCK], rnagen.stream(1, "b", start)
+            return model.draw(own, rng, placement, noise=False)
+
         with ThreadPoolExecutor(2 * rnagen.CORES) as pool:
             for _ in pool.map(block, blocks):
                 pass

@@ -21,7 +21,17 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 import rnagen
 
-TYPES, LATENT, BATCHES = 20, 10, 50
+TYPES, LATENT, BATCHES = 20, 32, 50
+
+
+def autoencoder(genes: int, unit: rnagen.Unit) -> rnagen.Autoencoder:
+    """Return the network that both train, with as many latent dimensions as the simulated cohort asks for."""
+    rng = np.random.default_rng(0)
+    label = np.arange(500) % TYPES
+    rows = (rng.standard_normal((500, genes), dtype=np.float32), label.astype(np.int32))
+    factors = rnagen.fit_factors(rows, np.arange(500), TYPES, LATENT)
+    floor = np.full(genes, -np.inf, np.float32)
+    return rnagen.Autoencoder("cvae", factors, floor, unit, TYPES, rnagen.stream(1, "weights"))
 
 
 def fit_model(genes: int, unit: rnagen.Unit):  # noqa: ANN201
@@ -32,11 +42,9 @@ def fit_model(genes: int, unit: rnagen.Unit):  # noqa: ANN201
     class FitModel(keras.Model):
         def __init__(self) -> None:
             super().__init__()
-            self.network = rnagen.Autoencoder(
-                "cvae", np.zeros((TYPES, genes), np.float32), LATENT, unit, rnagen.stream(1, "weights")
-            )
+            self.network = autoencoder(genes, unit)
             self.encoder, self.decoder = self.network.encoder, self.network.decoder
-            self.log_noise = self.network.log_noise
+            self.linear = list(self.network.linear.values())
             self.trackers = [keras.metrics.Mean(name) for name in ("loss", "kl", "xent", "mse", "corr")]
 
         @property
@@ -46,10 +54,10 @@ def fit_model(genes: int, unit: rnagen.Unit):  # noqa: ANN201
         def train_step(self, data: tuple) -> dict:
             real, types = data
             with tf.GradientTape() as tape:
-                mean, log_variance = self.network.encode(real, types)
+                mean, log_variance = self.network.encode(real, types)  # what is to be learned does not matter here
                 latent = mean + tf.exp(log_variance / 2) * tf.random.normal(tf.shape(mean))
                 expected = self.network.decode(latent, types)
-                log_noise = self.log_noise.value
+                log_noise = self.network.linear["log_noise"].value
                 squares = tf.square((real - expected) * tf.exp(-log_noise))
                 kl = tf.reduce_sum(tf.square(mean) + tf.exp(log_variance) - 1 - log_variance, 1) / 2
                 loss = tf.reduce_mean(tf.reduce_sum(squares / 2 + log_noise + 0.919, 1) + kl)
@@ -97,8 +105,7 @@ def tasks(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
     real = rng.standard_normal((BATCHES * args.batch, args.genes), dtype=np.float32)
     types = rng.integers(TYPES, size=len(real)).astype(np.int32)
     unit = (np.full(args.genes, 0.15, np.float32), np.full(args.genes, 0.5, np.float32))
-    means = np.zeros((TYPES, args.genes), np.float32)
-    ours = rnagen.Autoencoder("cvae", means, LATENT, unit, rnagen.stream(1, "weights"))
+    ours = autoencoder(args.genes, unit)
     training = rnagen.Training(ours, (real, types), args.batch, rnagen.GENERATOR_RATE, rnagen.stream(1, "order"))
     keras_model = fit_model(args.genes, unit)
     return {
