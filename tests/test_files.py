@@ -208,7 +208,7 @@ def test_existing_files_are_replaced_only_when_asked(tables: list[object], flag:
     assert path.read_bytes()[:8] != b"precious"
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", [".tsv.gz", ".parquet", ".h5ad"])  # one of each writer
 def test_full_disk_gives_one_line_and_no_file(saved: tuple[Path, pd.DataFrame], suffix: str) -> None:
     command = [sys.executable, SCRIPT, "--load_model", saved[0], "-n", "20000", "--output", f"s{suffix}"]
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))  # noqa: E731
