@@ -160,10 +160,15 @@ def main() -> None:
 
     os.environ["TF_NUM_INTRAOP_THREADS"] = "0"
     rnagen.load_tensorflow()
-    hidden = rnagen.HIDDEN_AUTOENCODER
-    networks = ((args.genes + TYPES, *hidden, 2 * LATENT), (LATENT + TYPES, *hidden, args.genes))
+    encoder = (args.genes + TYPES, *rnagen.HIDDEN_ENCODER, 2 * LATENT)
+    networks = (
+        encoder,
+        (LATENT + TYPES, *rnagen.HIDDEN_DECODER, args.genes),
+        (args.genes, LATENT),
+        (LATENT, args.genes),
+    )
     weights = sum(a * b for sizes in networks for a, b in itertools.pairwise(sizes))
-    first = (args.genes + TYPES) * hidden[0]  # needs no gradient of its input
+    first = (args.genes + TYPES) * encoder[1] + args.genes * LATENT  # need no gradient of their input
     flops, peak = args.batch * 2 * (3 * weights - first), peak_flops()
     for name, taken in times.items():
         middle = statistics.median(taken)
