@@ -55,6 +55,7 @@ import platform
 import re
 import sys
 import tempfile
+import textwrap
 import time
 import warnings
 import zlib
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     import keras
     import pandas as pd
     import tensorflow as tf
+    from matplotlib.axes import Axes
 
 __version__ = "1.0.0"
 
@@ -105,6 +107,22 @@ PLOT_EPOCHS = 20
 CONTROL = "real, same steps"
 COUNTS_ABOVE = 50.0  # never negative and above this: raw counts or TPM, since no log2 scale of expression gets there
 FLOOR_SHARE = 0.001  # a lowest value that this share of all entries sits at is the floor of its scale
+REPORT_ROWS = 5000  # of each kind that a report looks at, and that it draws
+REPORT_GENES = 2000  # whose correlations with each other it looks at
+NEIGHBOURS = 5  # to which the ball around a row reaches (Naeem et al. 2020)
+FEWEST = 10  # rows of a kind for measures of all types together
+FEWEST_OF_A_TYPE = 5  # rows for measures of a type, or to guess at
+FEWEST_TO_TELL = 40  # rows of a kind for a classifier that tells them apart
+COMPONENTS = 50  # principal ones, in which rows are told apart and have neighbours
+KERNEL_WIDTH = 0.25  # of the median distance between neighbours, for densities
+COPY_DISTANCE = 1e-3  # standard deviations a gene: what rounding leaves between a row and its copy
+UNCLEAR = 0.1  # an AUC whose interval reaches so far beyond its limit is not known to keep it
+WORST_TYPES = 5  # printed
+TYPE_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000")  # Okabe and Ito 2008
+OTHER_COLOUR = "#bbbbbb"
+SYNTHETIC_COLOUR, TRAINING_COLOUR = TYPE_COLOURS[:2]
+FIGURE_ROWS = 1000  # of each kind that a figure shows
+FIGURE_PAIRS = 4000  # of numbers
 CORES = os.cpu_count() or 1
 BLOCK = 1024  # rows drawn from one random stream: 4 MB at 942 genes, which stays in cache
 STEPS_A_CALL = 100  # training steps in one graph call: seldom enough to be free, often enough for Ctrl-C
@@ -114,6 +132,62 @@ MODEL_NAMES = {
     "vae": "variational autoencoder",
     "ae": "autoencoder",
     "gaussian": "Gaussian of each type",
+}
+
+QUESTIONS = {"looks_real": "Looks real", "behaves_real": "Behaves real", "is_private": "Is private"}
+MEASURES = {  # of a report, and what they are called
+    "looks_real": {
+        "ks_median": "Kolmogorov-Smirnov distance, median gene",
+        "ks_share_beyond": "genes beyond the real 95% of it",
+        "mean_agreement": "agreement of means by type",
+        "variance_agreement": "agreement of variances within types",
+        "correlation_agreement": "agreement of gene-gene correlations",
+        "mmd": "maximum mean discrepancy, squared",
+        "two_sample_auc": "classifier two-sample AUC",
+        "precision": "precision",
+        "recall": "recall",
+        "density": "density",
+        "coverage": "coverage",
+    },
+    "behaves_real": {
+        "tstr_accuracy": "accuracy of a classifier trained on it",
+        "tstr_balanced_accuracy": "balanced accuracy of the same",
+        "tstr_macro_f1": "macro F1 of the same",
+        "de_overlap_50": "top 50 genes of each type recovered",
+        "de_overlap_100": "top 100 genes of each type recovered",
+        "de_rank_correlation": "correlation of gene ranks by type",
+        "log_fold_change_correlation": "correlation of log-fold changes",
+    },
+    "is_private": {
+        "attack_auc": "membership attack AUC, nearest sample",
+        "density_ratio_attack_auc": "membership attack AUC, density ratio",
+        "copies": "exact copies of training samples",
+        "near_copies": "near copies of training samples",
+        "closest_record_median": "distance to the closest (weak evidence)",
+    },
+}
+ATTACKS = ("attack_auc", "density_ratio_attack_auc")
+LIMITS = {  # at most so much; so far beyond or behind the reference; at least that share of it
+    "looks_real": {
+        "two_sample_auc": ("most", 0.7),
+        "ks_median": ("beyond", 0.05),
+        "mean_agreement": ("behind", 0.1),
+        "variance_agreement": ("behind", 0.1),
+        "correlation_agreement": ("behind", 0.1),
+        "recall": ("share", 0.5),
+        "coverage": ("share", 0.5),
+    },
+    "behaves_real": {
+        "tstr_balanced_accuracy": ("behind", 0.05),
+        "de_rank_correlation": ("behind", 0.1),
+        "log_fold_change_correlation": ("behind", 0.1),
+    },
+    "is_private": {
+        "attack_auc": ("most", 0.55),
+        "density_ratio_attack_auc": ("most", 0.55),
+        "copies": ("beyond", 0.0),
+        "near_copies": ("beyond", 0.01),
+    },
 }
 
 CANDLE_URL = "https://ftp.mcs.anl.gov/pub/candle/public/benchmarks/Examples/rnagen/"
@@ -128,6 +202,7 @@ MODEL_TENSORS = ("type_means", "loadings", "noise", "latent_root", "stretch", "l
 MOMENT_TENSORS = ("drawn_mean", "drawn_sd")
 SCALE_TENSORS = ("mean", "sd", "low", "span")  # of a Preprocessing
 ROW_GROUP = 8 * BLOCK  # rows of a parquet row group
+REPORT_FILES = ("report.json", "report.png")
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 UNREADABLE = (OSError, EOFError, ValueError, csv.Error, zlib.error, lzma.LZMAError)  # pandas' own are ValueErrors
@@ -221,6 +296,10 @@ class Cohort:
         """Return the cohort of the given rows (indices or mask)."""
         columns = ("expression", "samples", "types", "groups")
         return replace(self, **{column: getattr(self, column)[rows] for column in columns})
+
+    def fingerprint(self) -> str:
+        """Hash the ids of the samples, in any order."""
+        return hashlib.sha256("\n".join(sorted(self.samples.tolist())).encode()).hexdigest()
 
     def sha256(self) -> str:
         """Hash what was read: ids, genes, types, groups and values."""
@@ -591,11 +670,17 @@ def read_expression(path: Path, column: str, layer: str | None) -> tuple[pd.Data
 
 
 def read_cohort(
-    rnaseq: Path, types: Path | None, group_regex: str | None, layer: str | None = None, name: str | None = None
+    rnaseq: Path,
+    types: Path | None,
+    group_regex: str | None,
+    layer: str | None = None,
+    name: str | None = None,
+    remedy: str = "give a table of sample ids and types by --types",
 ) -> Cohort:
     """Read an expression table and the types of its samples, keeping the samples that have one.
 
-    types is a type table, or, for .h5ad, the name of a column of obs, or None for the column `type`.
+    types is a type table, or, for .h5ad, the name of a column of obs, or None for the column `type`; remedy says what
+    to do where there is none.
 
     Raises
     ------
@@ -611,7 +696,7 @@ def read_cohort(
             note(f"{rnaseq}: has genes in rows and samples in columns; turned")
             expression = expression.T
     if annotation is None:
-        raise RnagenError(f"{rnaseq}: has no column `{column}`; give a table of sample ids and types by --types")
+        raise RnagenError(f"{rnaseq}: has no column `{column}`; {remedy}")
     typed = expression.index.isin(annotation.index)
     if not typed.any():
         source = rnaseq if in_obs else types or rnaseq
@@ -708,6 +793,16 @@ def hold_out(
     return np.isin(groups, held)
 
 
+def rank_within_types(types: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Number the rows of each type in random order, from 0 on; return the numbers (rows,)."""
+    order = rng.permutation(len(types))
+    rank = np.empty_like(order)
+    for one_type in np.unique(types):
+        own = order[types[order] == one_type]
+        rank[own] = np.arange(len(own))
+    return rank
+
+
 def split_cohort(
     cohort: Cohort, test_fraction: float, seed: int, train_per_type: int | None = None
 ) -> tuple[Cohort, np.ndarray, Cohort]:
@@ -735,11 +830,7 @@ def split_cohort(
             )
     training = cohort.take(~test)
     if train_per_type:
-        order = stream(seed, "train per type").permutation(len(training.samples))
-        rank = np.empty_like(order)
-        for one_type in np.unique(training.types):
-            own = order[training.types[order] == one_type]
-            rank[own] = np.arange(len(own))
+        rank = rank_within_types(training.types, stream(seed, "train per type"))
         training = training.take(rank < train_per_type)
     validates = hold_out(training.types, training.groups, VALIDATION_FRACTION, 0, stream(seed, "validation"))
     for one_type in np.unique(training.types[validates]):  # where groups mix types, one may have been used up
@@ -749,6 +840,46 @@ def split_cohort(
     if not validates.any():
         note("too few training samples to set any aside: val_ figures are of the training rows themselves")
     return training, validates, cohort.take(test)
+
+
+def read_ids(path: Path) -> np.ndarray:
+    """Read sample ids, one a line: what stands before the first tab, or comma in a .csv.
+
+    Raises
+    ------
+    RnagenError
+        The file is missing or not text.
+    """
+    with readable_table(path), OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8-sig", newline="") as file:
+        separator = "," if ".csv" in path.suffixes else "\t"
+        return np.array([row[0].strip() for row in csv.reader(file, delimiter=separator) if row], dtype=str)
+
+
+def split_by_ids(cohort: Cohort, ids: np.ndarray, path: Path) -> tuple[Cohort, Cohort]:
+    """Split into the training samples, whose ids path lists, and those that share no group with any of them.
+
+    Raises
+    ------
+    RnagenError
+        No listed id is in the cohort, or no sample is left over.
+    """
+    training = np.isin(cohort.samples, ids)
+    test = ~np.isin(cohort.groups, cohort.groups[training])
+    if not training.any():
+        raise RnagenError(
+            f"--train_ids {path}: names no sample of {cohort.name} (ids like {ids[:1].tolist()} against "
+            f"{cohort.samples[:1].tolist()}); make the ids agree"
+        )
+    if not test.any():
+        raise RnagenError(
+            f"--train_ids {path}: leaves no sample of {cohort.name} that training has not seen; add such samples to "
+            f"the table, or leave out --train_ids to do without the privacy part"
+        )
+    if unknown := len(np.setdiff1d(ids, cohort.samples)):
+        note(f"{unknown} of {len(set(ids))} ids in {path} are of no sample that is reported on")
+    if related := np.count_nonzero(~training & ~test):
+        note(f"{related} samples of the groups of training samples are left out")
+    return cohort.take(training), cohort.take(test)
 
 
 @dataclass(frozen=True)
@@ -811,6 +942,10 @@ class Preprocessing:
         values[np.isnan(values)] = 0
         return values
 
+    def rows(self, cohort: Cohort, types: np.ndarray) -> Rows:
+        """Return the samples of a cohort with these genes, standardised, and the index of each one's type in types."""
+        return self.standardise(cohort.expression), np.searchsorted(types, cohort.types).astype(np.int32)
+
     def restore(self, standardised: np.ndarray) -> np.ndarray:
         """Map (samples, genes) of mean 0, sd 1 back to (samples, all genes) in the input's units."""
         values = standardised * self.sd
@@ -839,13 +974,19 @@ class Preprocessing:
         return self.sd / self.span, (self.mean - self.low) / self.span
 
 
+def joined(rows: Rows, more: Rows) -> Rows:
+    """Return the one rows and then the others."""
+    genes, types = (np.concatenate(parts) for parts in zip(rows, more, strict=True))
+    return genes, types
+
+
 @dataclass(frozen=True)
 class Tables:
     """What an experiment works on: rows to train, to validate and to test on, and how they were made.
 
     genes (all genes,) and types (types,) are the names, of types those behind the indices; training counts the samples
     to train and to validate on, groups (training,) holds the groups of the ones, then of the others, and test_groups
-    those of the test rows.
+    those of the test rows; trained_on is the fingerprint of the training samples' ids.
     """
 
     genes: np.ndarray
@@ -857,6 +998,7 @@ class Tables:
     training: int
     groups: np.ndarray
     test_groups: np.ndarray
+    trained_on: str
 
     def counts(self) -> np.ndarray:
         """Return the number of training samples of each type (types,), those to validate on included."""
@@ -868,8 +1010,7 @@ class Tables:
         """Return the rows to train on, then those to validate on."""
         if self.training == len(self.train[1]):  # they validate too
             return self.train
-        genes, types = (np.concatenate(parts) for parts in zip(self.train, self.validation, strict=True))
-        return genes, types
+        return joined(self.train, self.validation)
 
     def resident(self) -> Tables:
         """Return the same tables with what is evaluated again and again as tensors, converted once."""
@@ -908,15 +1049,22 @@ def prepare_tables(
         why = "values look like counts or TPM" if transform == "auto" else "as asked"
         say(f"Transform: log2(x + 1), {why}; synthetic samples come in the table's own units")
 
-    def rows(part: Cohort) -> Rows:
-        return preprocessing.standardise(part.expression), np.searchsorted(types, part.types).astype(np.int32)
-
-    train, validation = rows(training.take(~validates)), rows(training.take(validates))
+    train, validation, test = (
+        preprocessing.rows(part, types) for part in (training.take(~validates), training.take(validates), testing)
+    )
     if not validates.any():
         validation = train
-    groups = np.concatenate([training.groups[~validates], training.groups[validates]])
     return Tables(
-        cohort.genes, types, preprocessing, train, validation, rows(testing), len(validates), groups, testing.groups
+        cohort.genes,
+        types,
+        preprocessing,
+        train,
+        validation,
+        test,
+        training=len(validates),
+        groups=np.concatenate([training.groups[~validates], training.groups[validates]]),
+        test_groups=testing.groups,
+        trained_on=training.fingerprint(),
     )
 
 
@@ -1625,7 +1773,8 @@ class Synthesiser:
     """A trained generator with all that it takes to draw samples in a table's own terms.
 
     genes (all genes,) and types (types,) are their names, counts (types,) the training samples of each type,
-    recommended the number of rows and the temperature that inner validation has chosen, None where it was not asked.
+    recommended the number of rows and the temperature that inner validation has chosen, None where it was not asked,
+    trained_on the fingerprint of the training samples' ids, None where it is not known.
     """
 
     model: Generator
@@ -1634,6 +1783,7 @@ class Synthesiser:
     types: np.ndarray
     counts: np.ndarray
     recommended: tuple[int | None, float | None] = (None, None)
+    trained_on: str | None = None
 
     def draw(self, labels: np.ndarray, seed: int, purpose: str, temperature: float = 1.0) -> Iterator[np.ndarray]:
         """Yield synthetic rows of the given type indices in the input's units, in blocks (at most BLOCK, all genes).
@@ -1659,11 +1809,16 @@ class Synthesiser:
             while waiting:
                 yield waiting.popleft().result()
 
-    def rows(self, labels: np.ndarray, seed: int, purpose: str, temperature: float) -> Rows:
-        """Return synthetic rows of the given type indices, as they would be read back: standardised again."""
+    def expression(self, labels: np.ndarray, seed: int, purpose: str, temperature: float) -> np.ndarray:
+        """Return what draw yields in one (rows, all genes)."""
         expression = np.empty((len(labels), len(self.genes)), np.float32)
         for number, block in enumerate(self.draw(labels, seed, purpose, temperature)):
             expression[number * BLOCK : number * BLOCK + len(block)] = block
+        return expression
+
+    def rows(self, labels: np.ndarray, seed: int, purpose: str, temperature: float) -> Rows:
+        """Return synthetic rows of the given type indices, as they would be read back: standardised again."""
+        expression = self.expression(labels, seed, purpose, temperature)
         return self.preprocessing.standardise(expression), labels.astype(np.int32)
 
 
@@ -1831,12 +1986,6 @@ def generate(
     rate = len(labels) / seconds
     say(f"Done in {seconds:.3f} seconds ({rate:.1f} samples/s).")
     return synthetic, {"n": len(labels), "seconds": seconds, "samples_per_second": rate}
-
-
-def joined(rows: Rows, more: Rows) -> Rows:
-    """Return the one rows and then the others."""
-    genes, types = (np.concatenate(parts) for parts in zip(rows, more, strict=True))
-    return genes, types
 
 
 def score_predictions(predicted: np.ndarray, types: np.ndarray) -> dict[str, float]:
@@ -2113,6 +2262,627 @@ def compare_epochs(repeats: Sequence[np.ndarray]) -> list[dict[str, float]]:
     return table
 
 
+# ---- quality: do synthetic samples look and behave like real ones, and do they give anyone away? -----------------
+
+
+class TooFewError(Exception):
+    """There are too few samples or genes for a measure; says how many."""
+
+
+Measure = dict[str, Any]  # value and reference, perhaps interval; or value None and why
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Real samples that a generator was trained on, others that it has not seen, and what it drew: standardised Rows.
+
+    types (types,) are the names behind the indices, test_groups (test rows,) the groups of the others, sd (genes,) what
+    one standard deviation is in training units. hidden says why it is not known which samples the generator was trained
+    on, and is empty where it is.
+    """
+
+    types: np.ndarray
+    train: Rows
+    test: Rows
+    synthetic: Rows
+    test_groups: np.ndarray
+    sd: np.ndarray
+    hidden: str = ""
+
+    @property
+    def labels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Type indices of the rows trained on, of those to test on, and of those drawn."""
+        return self.train[1], self.test[1], self.synthetic[1]
+
+    def take(self, train: np.ndarray, test: np.ndarray, synthetic: np.ndarray) -> Trial:
+        """Return the trial of the given rows (indices) of each kind."""
+        return replace(
+            self,
+            train=take_rows(self.train, train),
+            test=take_rows(self.test, test),
+            synthetic=take_rows(self.synthetic, synthetic),
+            test_groups=self.test_groups[test],
+        )
+
+    def thinned(self, rng: np.random.Generator) -> Trial:
+        """Return the trial with at most REPORT_ROWS of each kind, types in proportion; notes say so."""
+        kept = [thin(labels, REPORT_ROWS, rng) for labels in self.labels]
+        for kind, labels, index in zip(("training", "test", "synthetic"), self.labels, kept, strict=True):
+            if len(index) < len(labels):
+                note(f"the report is on {len(index)} of {len(labels)} {kind} samples, drawn at random")
+        return self.take(*kept)
+
+    def even(self, rng: np.random.Generator) -> Trial:
+        """Return the trial with equally many rows of each kind and type: most measures depend on their number."""
+        return self.take(*match_types(self.labels, rng))
+
+
+def share_genes(real: Cohort, genes: np.ndarray, types: np.ndarray, source: str) -> Cohort:
+    """Return the cohort with the genes and the types that synthetic samples from source have too; notes say what not.
+
+    Raises
+    ------
+    RnagenError
+        They have no gene, or fewer than two types, in common.
+    """
+    shared, known = np.isin(real.genes, genes), np.isin(real.types, types)
+    if not shared.any():
+        raise RnagenError(
+            f"{source}: has no gene of {real.name} (genes like {genes[:1].tolist()} against "
+            f"{real.genes[:1].tolist()}); make the names agree"
+        )
+    if len(set(real.types[known])) < 2:
+        raise RnagenError(
+            f"{source}: shares {len(set(real.types[known]))} types with {real.name}, and two are needed (types like "
+            f"{types[:1].tolist()} against {real.types[:1].tolist()}); make the names agree"
+        )
+    if not shared.all() or len(genes) > shared.sum():
+        note(f"the report is on the {shared.sum()} genes that {source} and {real.name} share")
+    if missing := sorted(set(real.types[~known]) | set(types) - set(real.types)):
+        note(f"the report leaves out types that only one of {source} and {real.name} has: {', '.join(missing)}")
+    return replace(real.take(known), genes=real.genes[shared], expression=real.expression[np.ix_(known, shared)])
+
+
+def put_on_trial(training: Cohort, testing: Cohort, synthetic: Cohort, transform: str, hidden: str) -> Trial:
+    """Return the trial of a synthetic cohort, which has all genes of the real ones, on their types in common.
+
+    Raises
+    ------
+    RnagenError
+        Fewer than two types occur in all three; what Preprocessing.fit raises.
+    """
+    types = functools.reduce(np.intersect1d, (training.types, testing.types, synthetic.types))
+    if len(types) < 2:
+        raise RnagenError(
+            f"{training.name}: {len(types)} types have training, test and synthetic samples, and two are needed; add "
+            f"samples"
+        )
+    place = {gene: number for number, gene in enumerate(synthetic.genes.tolist())}
+    ordered = synthetic.expression[:, [place[gene] for gene in training.genes.tolist()]]
+    synthetic = replace(synthetic, expression=ordered, genes=training.genes)
+    training, testing, synthetic = (part.take(np.isin(part.types, types)) for part in (training, testing, synthetic))
+    preprocessing = Preprocessing.fit(training.expression, transform)
+    train, test, drawn = (preprocessing.rows(part, types) for part in (training, testing, synthetic))
+    return Trial(types, train, test, drawn, testing.groups, preprocessing.sd, hidden)
+
+
+def take_rows(rows: Rows, index: np.ndarray) -> Rows:
+    """Return the given rows (indices or mask)."""
+    return rows[0][index], rows[1][index]
+
+
+def thin(types: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Choose at most so many rows, types in proportion and none lost; return their indices."""
+    place = rank_within_types(types, rng) / np.bincount(types)[types]  # in each type from 0 to under 1
+    return np.sort(np.argsort(place, kind="stable")[:most])
+
+
+def match_types(labels: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+    """Choose from each set as many rows of every type as the set poorest in it has; return their indices."""
+    size = 1 + max(own.max(initial=0) for own in labels)
+    counts = np.min([np.bincount(own, minlength=size) for own in labels], axis=0)
+    return [np.flatnonzero(rank_within_types(own, rng) < counts[own]) for own in labels]
+
+
+def need(count: int, least: int, what: str) -> None:
+    """Find out whether there are enough of something for a measure.
+
+    Raises
+    ------
+    TooFewError
+        There are not.
+    """
+    if count < least:
+        raise TooFewError(f"{count} {what}, and {least} are needed")
+
+
+def measured(value: float | Sequence[float], reference: float | Sequence[float]) -> Measure:
+    """Return a measure with its reference; a value of three numbers carries its interval."""
+    number, *interval = np.atleast_1d(value).tolist()
+    measure = {"value": number, "reference": float(np.atleast_1d(reference)[0])}
+    return measure | ({"interval": interval} if interval else {})
+
+
+def side_by_side(
+    parts: dict[tuple[str, ...], Callable[[Rows], Sequence[Any]]], synthetic: Rows, real: Rows
+) -> dict[str, Measure]:
+    """Take measures of synthetic rows and, for reference, of real ones; a part returns those that it is named for."""
+    measures: dict[str, Measure] = {}
+    for names, part in parts.items():
+        try:
+            pairs = zip(part(synthetic), part(real), strict=True)
+            measures |= dict(zip(names, itertools.starmap(measured, pairs), strict=True))
+        except TooFewError as why:
+            measures |= unknown(names, str(why))
+    return measures
+
+
+def unknown(names: Iterable[str], why: str) -> dict[str, Measure]:
+    """Return measures that cannot be had."""
+    return {name: {"value": None, "why": why} for name in names}
+
+
+def auc_interval(positive: np.ndarray, negative: np.ndarray) -> tuple[float, float, float]:
+    """Return how often a positive score exceeds a negative one, and its 95% interval (DeLong et al. 1988)."""
+    from scipy.stats import norm, rankdata
+
+    rank = rankdata(np.concatenate([positive, negative]))
+    under = (rank[: len(positive)] - rankdata(positive)) / len(negative)  # share of negatives under each positive
+    over = 1 - (rank[len(positive) :] - rankdata(negative)) / len(positive)
+    auc = float(under.mean())
+    margin = norm.ppf(0.975) * math.sqrt(under.var(ddof=1) / len(under) + over.var(ddof=1) / len(over))
+    return auc, max(auc - margin, 0.0), min(auc + margin, 1.0)
+
+
+def concordance(some: np.ndarray, others: np.ndarray) -> float:
+    """Return Lin's (1989) concordance correlation: 1 where all pairs are equal, less where one is shifted or scaled."""
+    spread = some.var() + others.var() + (some.mean() - others.mean()) ** 2
+    return 2 * float(((some - some.mean()) * (others - others.mean())).mean() / spread) if spread > 0 else 1.0
+
+
+def gene_distances(rows: Rows, real: Rows) -> np.ndarray:
+    """Return each gene's two-sample Kolmogorov-Smirnov distance (genes,), all at once: scipy takes 0.3 ms a gene."""
+    found = []
+    for start in range(0, rows[0].shape[1], 256):  # genes, to keep the memory down
+        both = np.concatenate([rows[0][:, start : start + 256], real[0][:, start : start + 256]])
+        order = np.argsort(both, axis=0)
+        gap = np.cumsum(np.where(order < len(rows[1]), 1 / len(rows[1]), -1 / len(real[1])), axis=0)
+        values = np.take_along_axis(both, order, 0)
+        gap[:-1][values[:-1] == values[1:]] = 0  # distribution functions step where the last of equal values is
+        found.append(np.abs(gap).max(0))
+    return np.concatenate(found)
+
+
+def type_moments(rows: Rows, types: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the means (types that occur, genes) and the log variances within types (genes,)."""
+    means, counts, (residuals, _) = within_types(rows, types)
+    need(counts.max(initial=0), 2, "samples of any type")
+    return means[counts > 0], np.log(np.square(residuals).mean(0) + LEAST_VARIANCE)
+
+
+def type_agreement(rows: Rows, real: Rows, types: int) -> tuple[float, ...]:
+    """Return the concordance of the means of each gene in each type, and of genes' log variances within types."""
+    return tuple(itertools.starmap(concordance, zip(type_moments(rows, types), type_moments(real, types), strict=True)))
+
+
+def correlations(genes: np.ndarray) -> np.ndarray:
+    """Return the correlation of each pair of genes (pairs,), of a random REPORT_GENES where there are more."""
+    columns = np.sort(stream(0, "report genes").permutation(genes.shape[1])[:REPORT_GENES])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        matrix = np.atleast_2d(np.corrcoef(genes[:, columns].T))
+    return np.nan_to_num(matrix[np.triu_indices(len(columns), 1)])  # 0 with what does not vary
+
+
+def correlation_agreement(rows: Rows, real: Rows) -> float:
+    """Return how genes' correlations agree with those of real rows: the correlation of the two, over pairs of genes."""
+    need(real[0].shape[1], 3, "genes")
+    some, others = correlations(rows[0]), correlations(real[0])
+    return float(np.corrcoef(some, others)[0, 1]) if min(np.ptp(some), np.ptp(others)) > 0 else 0.0
+
+
+def mmd(rows: Rows, real: Rows, width: float) -> float:
+    """Return the unbiased squared maximum mean discrepancy, kernel exp(-distance^2 / width) (Gretton et al. 2012)."""
+    from sklearn.metrics import pairwise_distances_chunked
+
+    def kernel(some: np.ndarray, others: np.ndarray | None = None) -> float:
+        return sum(float(np.exp(-np.square(part) / width).sum()) for part in pairwise_distances_chunked(some, others))
+
+    own, theirs = ((kernel(part) - len(part)) / (len(part) * (len(part) - 1)) for part in (rows[0], real[0]))
+    return own + theirs - 2 * kernel(rows[0], real[0]) / (len(rows[0]) * len(real[0]))
+
+
+def two_sample_auc(rows: Rows, real: Rows) -> tuple[float, float, float]:
+    """Return how well a classifier tells rows from as many real ones of each type, with its interval.
+
+    Gradient boosting on 50 principal components, trained on one half and scored on the other, and the other way round
+    (Lopez-Paz and Oquab 2017). Both halves have as many rows as real ones of each type, too, since of equal totals
+    what is rare in one half is common in the other, and the AUC of what cannot be told apart would fall below 0.5.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
+
+    need(len(real[1]), FEWEST_TO_TELL, "samples of each kind")
+    (genes, types), drawn = joined(rows, real), np.repeat([1, 0], [len(rows[1]), len(real[1])])
+    components = PCA(min(COMPONENTS, *genes.shape), random_state=0).fit_transform(genes)
+    halves = PredefinedSplit(rank_within_types(2 * types + drawn, stream(0, "report halves")) % 2)
+    forest = HistGradientBoostingClassifier(max_iter=80, random_state=0)
+    score = cross_val_predict(forest, components, drawn, cv=halves, method="predict_proba")[:, 1]
+    return auc_interval(score[drawn == 1], score[drawn == 0])
+
+
+def manifold_measures(rows: np.ndarray, real: np.ndarray) -> tuple[float, float, float, float]:
+    """Return precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020).
+
+    Around each row lies a ball that reaches to its fifth neighbour of its own kind. Precision is the share of rows in
+    any real ball, density how many they lie in, over five; recall is the share of real rows in any ball of rows,
+    coverage that of real balls with a row in them. rows and real are (rows, components).
+    """
+    from sklearn.metrics import pairwise_distances_chunked
+    from sklearn.neighbors import NearestNeighbors
+
+    search = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute")
+    reach, real_reach = (search.fit(part).kneighbors()[0][:, -1] for part in (rows, real))
+    balls: list[int] = []  # real ones that each row lies in
+    recalled, covered = np.zeros((2, len(real)), bool)
+    for distances in pairwise_distances_chunked(rows, real):
+        recalled |= (distances <= reach[len(balls) : len(balls) + len(distances), None]).any(0)
+        inside = distances <= real_reach
+        covered |= inside.any(0)
+        balls.extend(inside.sum(1))
+    return np.count_nonzero(balls) / len(balls), recalled.mean(), np.mean(balls) / NEIGHBOURS, covered.mean()
+
+
+def looks_real(even: Trial) -> dict[str, Measure]:
+    """Compare synthetic rows with test rows, and for reference training rows with test rows, as many of each type."""
+    from scipy.spatial.distance import cdist
+    from sklearn.decomposition import PCA
+
+    real, types = even.test, len(even.types)
+    if len(real[1]) < FEWEST:
+        return unknown(MEASURES["looks_real"], f"{len(real[1])} samples of each kind, and {FEWEST} are needed")
+    limit = np.quantile(gene_distances(even.train, real), 0.95)
+    width = np.median(cdist(even.train[0][:BLOCK], real[0][:BLOCK], "sqeuclidean"))
+    both, _ = joined(even.train, real)
+    plane = PCA(min(COMPONENTS, *both.shape), random_state=0).fit(both)  # where this field looks for neighbours
+
+    parts = {
+        ("ks_median", "ks_share_beyond"): lambda rows: [
+            np.median(distance := gene_distances(rows, real)),
+            np.mean(distance > limit),
+        ],
+        ("mean_agreement", "variance_agreement"): lambda rows: type_agreement(rows, real, types),
+        ("correlation_agreement",): lambda rows: [correlation_agreement(rows, real)],
+        ("mmd",): lambda rows: [mmd(rows, real, width)],
+        ("two_sample_auc",): lambda rows: [two_sample_auc(rows, real)],
+        ("precision", "recall", "density", "coverage"): lambda rows: manifold_measures(
+            plane.transform(rows[0]), plane.transform(real[0])
+        ),
+    }
+    return side_by_side(parts, even.synthetic, even.train)
+
+
+def predict_types(rows: Rows, genes: np.ndarray) -> np.ndarray:
+    """Train a logistic regression on rows; return the type indices it gives to other genes (others, genes)."""
+    from sklearn.linear_model import LogisticRegression
+
+    if len(np.unique(rows[1])) == 1:
+        return np.full(len(genes), rows[1][0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of steps that run out: it is good enough by then
+        return LogisticRegression(C=0.01, max_iter=300).fit(*rows).predict(genes)
+
+
+def contrasts(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Contrast each type with all the others: return Welch's t and the difference of means, both (types, genes)."""
+    from scipy.stats import ttest_ind_from_stats
+
+    genes, member = rows[0].astype(np.float64), np.eye(rows[1].max() + 1)[rows[1]].T  # (types, rows)
+    sides: list[np.ndarray] = []
+    for weight in (member, 1 - member):
+        count = weight.sum(1)[:, None]
+        mean = weight @ genes / count
+        variance = np.maximum(weight @ np.square(genes) / count - np.square(mean), 0) * count / (count - 1)
+        sides += [mean, np.sqrt(variance + LEAST_VARIANCE), count]
+    return ttest_ind_from_stats(*sides, equal_var=False).statistic, sides[0] - sides[3]
+
+
+def top_overlap(some: np.ndarray, others: np.ndarray, top: int) -> float:
+    """Return the share that two statistics (types, genes) have in common of each type's so many extreme genes."""
+    need(some.shape[1], top + 1, "genes")
+    first, second = (np.argsort(-np.abs(part), axis=1)[:, :top] for part in (some, others))
+    return float(np.mean([len(np.intersect1d(*pair)) / top for pair in zip(first, second, strict=True)]))
+
+
+def mean_correlation(some: np.ndarray, others: np.ndarray) -> float:
+    """Return the mean over types of the correlation over genes of two statistics (types, genes)."""
+    need(some.shape[1], 3, "genes")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = [np.corrcoef(*pair)[0, 1] for pair in zip(some, others, strict=True)]
+    return float(np.mean(np.nan_to_num(found)))
+
+
+def behaves_real(even: Trial, predicted: dict[str, np.ndarray], types: np.ndarray) -> dict[str, Measure]:
+    """Compare what is learned from synthetic rows with what is learned from training rows.
+
+    predicted holds what classifiers trained on either say of the test rows, whose types are given (test rows,). The
+    genes that set a type apart are compared with those in test rows, as many of each type.
+    """
+    from scipy.stats import rankdata
+
+    trained = {
+        ("tstr_accuracy", "tstr_balanced_accuracy", "tstr_macro_f1"): lambda labels: list(
+            score_predictions(labels, types).values()
+        )
+    }
+    several = np.flatnonzero(np.bincount(even.test[1]) > FEW_SAMPLES)
+    measures = side_by_side(trained, predicted["synthetic"], predicted["train"])
+    if len(several) < 2:
+        why = f"{len(several)} types with more than {FEW_SAMPLES} samples of each kind, and 2 are needed"
+        return measures | unknown([name for name in MEASURES["behaves_real"] if name not in measures], why)
+    kinds = (take_rows(rows, np.isin(rows[1], several)) for rows in (even.synthetic, even.train, even.test))
+    ours, reference, (real_t, real_change) = (
+        contrasts((genes * even.sd, np.searchsorted(several, label))) for genes, label in kinds
+    )
+    ranks = rankdata(real_t, axis=1)
+    expressed = {
+        ("de_overlap_50",): lambda own: [top_overlap(own[0], real_t, 50)],
+        ("de_overlap_100",): lambda own: [top_overlap(own[0], real_t, 100)],
+        ("de_rank_correlation",): lambda own: [mean_correlation(rankdata(own[0], axis=1), ranks)],
+        ("log_fold_change_correlation",): lambda own: [mean_correlation(own[1], real_change)],
+    }
+    return measures | side_by_side(expressed, ours, reference)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Guesses at who was in the training data: a score for each row (rows,), higher for those guessed to be members.
+
+    member (rows,) says who was; types (rows,) are type indices, of which there are as many members as others.
+    """
+
+    scores: np.ndarray
+    member: np.ndarray
+    types: np.ndarray
+
+    def auc(self, one_type: int | None = None) -> tuple[float, float, float]:
+        """Return the attack's AUC with its interval, over all rows or over those of a type."""
+        own = self.types == one_type if one_type is not None else np.full(len(self.types), True)
+        need(np.count_nonzero(own & self.member), FEWEST_OF_A_TYPE, "training and as many other samples to guess at")
+        return auc_interval(self.scores[own & self.member], self.scores[own & ~self.member])
+
+
+def near(genes: np.ndarray, cloud: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return how far from a cloud each row (rows,) is, to its nearest, and the logarithm of the cloud's density there.
+
+    The density is that of a Gaussian kernel with that standard deviation, less a constant.
+    """
+    from scipy.special import logsumexp
+    from sklearn.metrics import pairwise_distances_chunked
+
+    parts = [
+        (distance.min(1), logsumexp(-np.square(distance / width) / 2, axis=1))
+        for distance in pairwise_distances_chunked(genes, cloud)
+    ]
+    nearest, density = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return nearest, density - math.log(len(cloud))
+
+
+def attack(
+    cloud: np.ndarray, members: Rows, others: Rows, groups: np.ndarray, rng: np.random.Generator
+) -> dict[str, Attack]:
+    """Guess from a cloud of released rows (released, genes) which rows were in the training data.
+
+    One attack takes the rows nearest to a released one; the other, DOMIAS, those where the released rows are densest
+    beside the density of the population, which half of the other rows stand for, by groups (others,) (van Breugel et
+    al. 2023). The kernel reaches a quarter of the median distance between neighbours in the population: of kernels in
+    all genes and in principal components this one found most members on two cohorts.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    population = hold_out(others[1], groups, 0.5, 1, rng)
+    need(np.count_nonzero(population), 2, "samples to stand for the population")
+    known = others[0][population]
+    search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(known)
+    width = max(KERNEL_WIDTH * float(np.median(search.kneighbors()[0])), 1e-6)
+    genes, label = joined(members, others)
+    nearest, density = near(genes, cloud, width)
+    ratio = density - near(genes, known, width)[1]
+    start, found = len(members[1]), {}
+    for name, scores, outside in (
+        ("attack_auc", -nearest, np.arange(len(others[1]))),
+        ("density_ratio_attack_auc", ratio, np.flatnonzero(~population)),
+    ):
+        inside, chosen = match_types((members[1], others[1][outside]), rng)
+        rows = np.concatenate([inside, start + outside[chosen]])
+        found[name] = Attack(scores[rows], rows < start, label[rows])
+    return found
+
+
+def closest_records(rows: Rows, even: np.ndarray, train: Rows) -> tuple[float, float, float]:
+    """Return the shares of copies and of near copies of training rows, and the median distance to the closest.
+
+    Distances are root mean squares over genes, their median over the rows in even (indices). A near copy is twice as
+    close to one training row as to any other.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    need(len(train[1]), 2, "training samples")
+    need(len(even), 1, "samples of types that occur on both sides")
+    search = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(train[0])
+    first, second = search.kneighbors(rows[0])[0].T / math.sqrt(rows[0].shape[1])
+    copies = first <= COPY_DISTANCE
+    return np.mean(copies), np.mean(copies | (first < second / 2)), np.median(first[even])
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the measures of a trial rest on, each made once.
+
+    even is the trial with equally many rows of each kind and type; predicted holds the type indices (test rows,) that
+    classifiers trained on synthetic and on training rows give the test rows; attacks are those by synthetic rows and,
+    for reference, by test rows, both empty where untold says why.
+    """
+
+    even: Trial
+    predicted: dict[str, np.ndarray]
+    attacks: dict[str, Attack]
+    reference: dict[str, Attack]
+    untold: str
+
+    @classmethod
+    def gather(cls, trial: Trial, seed: int) -> Evidence:
+        """Train the classifiers and make the attacks."""
+        rng = stream(seed, "report")
+        alike = match_types((trial.train[1], trial.synthetic[1]), rng)
+        pair = zip(("train", "synthetic"), (trial.train, trial.synthetic), alike, strict=True)
+        predicted = {kind: predict_types(take_rows(rows, index), trial.test[0]) for kind, rows, index in pair}
+        attacks, reference, untold = {}, {}, trial.hidden
+        if not untold:
+            released = hold_out(trial.test[1], trial.test_groups, 0.5, 1, rng)
+            cloud, others = trial.test[0][released], take_rows(trial.test, ~released)
+            try:
+                reference = attack(cloud, trial.train, others, trial.test_groups[~released], rng)
+                attacks = attack(trial.synthetic[0], trial.train, trial.test, trial.test_groups, rng)
+            except TooFewError as why:
+                untold = str(why)
+        return cls(trial.even(rng), predicted, attacks, reference, untold)
+
+
+def is_private(trial: Trial, evidence: Evidence, rng: np.random.Generator) -> dict[str, Measure]:
+    """Look for training rows that synthetic rows give away; for reference, that test rows would."""
+    if trial.hidden:
+        return unknown(MEASURES["is_private"], trial.hidden)
+    drawn, held_out = match_types((trial.synthetic[1], trial.test[1]), rng)
+    records = {("copies", "near_copies", "closest_record_median"): lambda kind: closest_records(*kind, trial.train)}
+    copied = side_by_side(records, (trial.synthetic, drawn), (trial.test, held_out))
+    if evidence.untold:
+        return unknown(ATTACKS, evidence.untold) | copied
+    attacks = {(name,): functools.partial(lambda name, found: [found[name].auc()], name) for name in ATTACKS}
+    return side_by_side(attacks, evidence.attacks, evidence.reference) | copied
+
+
+def type_measures(number: int, trial: Trial, evidence: Evidence) -> dict[str, Measure]:
+    """Return how real the rows of a type look, how well it is recognised, and how well its members are guessed."""
+    even, own = evidence.even, trial.test[1] == number
+    real = take_rows(even.test, even.test[1] == number)
+
+    def distance(rows: Rows) -> list[float]:
+        need(len(real[1]), FEWEST_OF_A_TYPE, "samples of each kind")
+        return [float(np.median(gene_distances(take_rows(rows, rows[1] == number), real)))]
+
+    def recall(predicted: np.ndarray) -> list[float]:
+        need(np.count_nonzero(own), 1, "test samples")
+        return [float(np.mean(predicted[own] == number))]
+
+    predicted = evidence.predicted
+    measures = side_by_side({("ks_median",): distance}, even.synthetic, even.train)
+    measures |= side_by_side({("tstr_recall",): recall}, predicted["synthetic"], predicted["train"])
+    if evidence.untold:
+        return measures | unknown(["attack_auc"], evidence.untold)
+    guess = {("attack_auc",): lambda found: [found["attack_auc"].auc(number)]}
+    return measures | side_by_side(guess, evidence.attacks, evidence.reference)
+
+
+def shortfall(measures: dict[str, Any]) -> float:
+    """Return how far the worst of a type's measures falls behind its reference, -inf where there is none."""
+    behind = {
+        "ks_median": lambda measure: measure["value"] - measure["reference"],
+        "tstr_recall": lambda measure: measure["reference"] - measure["value"],
+        "attack_auc": lambda measure: measure["value"] - 0.5,
+    }
+    known = {name: measures[name] for name in behind if measures[name]["value"] is not None}
+    return max((behind[name](measure) for name, measure in known.items()), default=-math.inf)
+
+
+def by_type(trial: Trial, evidence: Evidence) -> list[dict[str, Any]]:
+    """Return the number of samples and three measures of each type, worst type first."""
+    counts = [np.bincount(labels, minlength=len(trial.types)).tolist() for labels in trial.labels]
+    entries = []
+    for number, name in enumerate(trial.types.tolist()):
+        numbers = dict(zip(("training", "test", "synthetic"), (own[number] for own in counts), strict=True))
+        entries.append({"type": name, **numbers, **type_measures(number, trial, evidence)})
+    return sorted(entries, key=shortfall, reverse=True)
+
+
+def verdict_on(question: str, measures: dict[str, Measure]) -> dict[str, Any]:
+    """Answer a question in words by the limits of its measures; ok is None where the samples are too few to tell.
+
+    An AUC is over its limit only if its interval is clear of 0.5, and under it only if the interval does not reach far
+    beyond.
+    """
+    met, unmet, unclear = [], [], []
+    for name, (relation, amount) in LIMITS[question].items():
+        measure, label = measures[name], MEASURES[question][name]
+        value, reference = measure["value"], measure.get("reference")
+        if value is None:
+            unclear.append(measure["why"])
+            continue
+        least = relation in ("behind", "share")
+        bounds = {"most": amount, "beyond": reference + amount, "behind": reference - amount}
+        bound = bounds.get(relation, amount * reference)
+        words = f"{label} {value:.3f} ({'at least' if least else 'at most'} {bound:.3f})"
+        low, high = measure.get("interval", (1, 0))
+        if (value < bound if least else value > bound) and low > 0.5:
+            unmet.append(words)
+        elif high > bound + UNCLEAR:
+            unclear.append(f"{label} {value:.3f}, but up to {high:.3f} by its interval")
+        else:
+            met.append(words)
+    if unmet:
+        return {"ok": False, "words": "no: " + "; ".join(unmet)}
+    if unclear:
+        return {"ok": None, "words": "cannot be told: " + "; ".join(dict.fromkeys(unclear))}
+    return {"ok": True, "words": "yes: " + "; ".join(met)}
+
+
+def judge(trial: Trial, seed: int) -> tuple[dict[str, Any], Evidence]:
+    """Answer the three questions; return the report, less its manifest, and what it rests on."""
+    evidence = Evidence.gather(trial, seed)
+    report: dict[str, Any] = {
+        "looks_real": looks_real(evidence.even),
+        "behaves_real": behaves_real(evidence.even, evidence.predicted, trial.test[1]),
+        "is_private": is_private(trial, evidence, stream(seed, "report records")),
+    }
+    report["verdicts"] = {question: verdict_on(question, report[question]) for question in MEASURES}
+    return report | {"by_type": by_type(trial, evidence)}, evidence
+
+
+def shorten(name: str, most: int = 20) -> str:
+    """Cut a name that is too long for its place."""
+    return name if len(name) <= most else name[: most - 3] + "..."
+
+
+def cells(measure: Measure) -> str:
+    """Format a measure: value, reference and, where it has one, interval."""
+    if measure["value"] is None:
+        return f"{'-':>9s} {'-':>9s}"
+    figures = " ".join(f"{measure[name]:9.4f}" for name in ("value", "reference"))
+    return figures + ("  {:.3f}..{:.3f}".format(*measure["interval"]) if "interval" in measure else "")
+
+
+def say_report(report: dict[str, Any], trial: Trial) -> None:
+    """Print a report: every measure beside its reference, the worst types, and the verdicts."""
+    train, test, synthetic = (len(labels) for labels in trial.labels)
+    say(f"\nIs it real? Is it private? {synthetic} synthetic, {train} training and {test} test samples")
+    say("(real: the same measure taken of real samples instead of synthetic ones)")
+    for question, labels in MEASURES.items():
+        say(f"{QUESTIONS[question]:42s} {'synthetic':>9s} {'real':>9s}")
+        reasons = dict.fromkeys(measure["why"] for measure in report[question].values() if measure["value"] is None)
+        for name, label in labels.items():
+            say(f"  {label:40s} {cells(report[question][name])}")
+        for why in reasons:
+            say(textwrap.fill(f"- {why}", 80, initial_indent="  ", subsequent_indent="    "))
+    say(f"{'Worst types, synthetic/real':34s} {'KS distance':>13s} {'recall':>13s} {'attack AUC':>13s}")
+    for entry in report["by_type"][:WORST_TYPES]:
+        pairs = (entry[name] for name in ("ks_median", "tstr_recall", "attack_auc"))
+        figures = ("-" if one["value"] is None else f"{one['value']:.3f}/{one['reference']:.3f}" for one in pairs)
+        say(f"  {shorten(entry['type'], 32):32s} " + " ".join(f"{figure:>13s}" for figure in figures))
+    for question, verdict in report["verdicts"].items():
+        words = f"{QUESTIONS[question]}: {verdict['words']}"
+        say(textwrap.fill(words, 80, subsequent_indent="  ", break_on_hyphens=False))
+
+
 # ---- files out: synthetic tables, models, figure and results ------------------------------------------------------
 
 
@@ -2276,6 +3046,7 @@ def save_model(path: Path, synthesiser: Synthesiser) -> None:
         "model": model.kind,
         "latent_dim": model.latent_dim,
         "recommended": synthesiser.recommended,
+        "trained_on": synthesiser.trained_on,
         "genes": synthesiser.genes.tolist(),
         "types": synthesiser.types.tolist(),
         "log2": fitted.log2,
@@ -2379,8 +3150,11 @@ def rebuild(settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Synthes
         heat is None or (type(heat) in (int, float) and TEMPERATURES[0] <= heat <= TEMPERATURES[1])
     ):
         raise ValueError(f"recommended {settings['recommended']!r}")
+    trained_on = settings.get("trained_on")
+    if not isinstance(trained_on, str | None):
+        raise ValueError(f"trained_on {trained_on!r}")
     model = rebuild_generator(settings["model"], latent_dim, preprocessing, len(types), tensor)
-    return Synthesiser(model, preprocessing, genes, types, counts, (n_samples, heat))
+    return Synthesiser(model, preprocessing, genes, types, counts, (n_samples, heat), trained_on)
 
 
 def rebuild_generator(
@@ -2416,10 +3190,11 @@ def check_outputs(outputs: Sequence[tuple[str, Path]], inputs: Iterable[Path], k
     """
     taken = {path.resolve(): "an input" for path in inputs}
     for flag, path in outputs:
+        folder = path.resolve().parent
         try:
             if path.exists() and not path.is_file():
                 raise RnagenError(f"{flag} {path}: is a directory or device; name a file")
-            with tempfile.TemporaryFile(dir=path.resolve().parent):
+            with tempfile.TemporaryFile(dir=folder.parent if flag == "--report" and not folder.exists() else folder):
                 pass
         except OSError as error:
             raise RnagenError(f"{flag} {path}: cannot be written ({error.strerror}); name another file") from error
@@ -2480,6 +3255,105 @@ def write_plot(table: list[dict[str, float]], path: Path, title: str) -> Path:
     return numbers
 
 
+def draw_plane(axes: Axes, even: Trial) -> None:
+    """Draw test and synthetic rows in the plane of the test rows' first two principal components, by type."""
+    from sklearn.decomposition import PCA
+
+    need(len(even.test[1]), FEWEST, "samples of each kind")
+    need(even.test[0].shape[1], 2, "genes")
+    plane = PCA(2, random_state=0).fit(even.test[0])
+    commonest = np.argsort(-np.bincount(even.test[1], minlength=len(even.types)), kind="stable")[: len(TYPE_COLOURS)]
+    colours = np.full(len(even.types), OTHER_COLOUR, dtype=object)
+    colours[commonest] = TYPE_COLOURS[: len(commonest)]
+    for rows, marker, label in ((even.test, "o", "real"), (even.synthetic, "x", "synthetic")):
+        shown = stream(0, "figure").permutation(len(rows[1]))[:FIGURE_ROWS]
+        x, y = plane.transform(rows[0][shown]).T
+        axes.scatter(x, y, 9, colours[rows[1][shown]], marker=marker, alpha=0.6, linewidths=0.7)
+        axes.scatter([], [], 30, "black", marker=marker, label=label)
+    for number in commonest:
+        axes.scatter([], [], 30, colours[number], marker="s", label=shorten(even.types[number]))
+    if len(even.types) > len(commonest):
+        axes.scatter([], [], 30, OTHER_COLOUR, marker="s", label="other types")
+    axes.set(xlabel="first component", ylabel="second component")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, handletextpad=0.1, borderpad=0)
+
+
+def draw_pairs(axes: Axes, even: Trial, statistic: Callable[[Rows], np.ndarray], unit: str) -> None:
+    """Draw a statistic of synthetic rows and, for reference, of training rows against that of test rows."""
+    need(len(even.test[1]), FEWEST, "samples of each kind")
+    real = statistic(even.test).ravel()
+    shown = stream(0, "figure").permutation(len(real))[:FIGURE_PAIRS]
+    kinds = (even.synthetic, SYNTHETIC_COLOUR, 8, "synthetic"), (even.train, TRAINING_COLOUR, 2, "training")
+    for rows, colour, size, label in kinds:
+        axes.scatter(real[shown], statistic(rows).ravel()[shown], size, colour, alpha=0.6, linewidths=0, label=label)
+    axes.axline((real[0], real[0]), slope=1, color="black", linewidth=0.8)
+    unit = f" ({unit})" if unit else ""
+    axes.set(xlabel=f"test samples{unit}", ylabel=f"synthetic, training samples{unit}")
+    axes.legend(markerscale=3, handletextpad=0.1, borderpad=0.2)
+
+
+def draw_scores(axes: Axes, measures: dict[str, Measure]) -> None:
+    """Draw the table of how classifiers and contrasts learned from synthetic rows do on test rows."""
+    names = ("tstr_accuracy", "tstr_balanced_accuracy", "tstr_macro_f1", "de_overlap_50", "log_fold_change_correlation")
+    rows = ("accuracy", "balanced accuracy", "macro F1", "top 50 genes", "log-fold changes")
+    known = ((measures[name]["value"], measures[name].get("reference")) for name in names)
+    cells = [["-" if number is None else f"{number:.3f}" for number in pair] for pair in known]
+    table = axes.table(cells, rowLabels=rows, colLabels=("synthetic", "real"), bbox=(0.52, 0.1, 0.85, 0.8))
+    table.auto_set_font_size(False)
+    table.set_fontsize(13)
+    axes.set_axis_off()
+
+
+def draw_attacks(axes: Axes, evidence: Evidence) -> None:
+    """Draw how many members each attack finds against how many others it takes for members."""
+    from sklearn.metrics import roc_curve
+
+    if evidence.untold:
+        raise TooFewError(evidence.untold)
+    lines = {"attack_auc": ("nearest sample", "-"), "density_ratio_attack_auc": ("density ratio", "--")}
+    for (name, (label, style)), colour in zip(lines.items(), (SYNTHETIC_COLOUR, TYPE_COLOURS[3]), strict=True):
+        one = evidence.attacks[name]
+        others, members, _ = roc_curve(one.member, one.scores)
+        axes.plot(others, members, style, color=colour, label=f"{one.auc()[0]:.2f} {label}")
+    axes.plot([0, 1], [0, 1], ":", color="black", linewidth=0.8, label="0.50 guessing")
+    axes.set(xlabel="others taken for members", ylabel="members found", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(title="AUC", loc="lower right", borderpad=0.2)
+
+
+def draw_report(path: Path, report: dict[str, Any], evidence: Evidence, title: str) -> None:
+    """Draw a report to path: groups, means, variances, correlations, scores and attacks, one panel each."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    even = evidence.even
+    types = len(even.types)
+    panels: dict[str, Callable[[Axes], None]] = {
+        "Samples by type": lambda axes: draw_plane(axes, even),
+        "Means of genes in types": lambda axes: draw_pairs(axes, even, lambda rows: type_moments(rows, types)[0], "sd"),
+        "Variances of genes within types": lambda axes: draw_pairs(
+            axes, even, lambda rows: type_moments(rows, types)[1] / math.log(10), "log10"
+        ),
+        "Learned from synthetic or from real": lambda axes: draw_scores(axes, report["behaves_real"]),
+        "Correlations of genes": lambda axes: draw_pairs(axes, even, lambda rows: correlations(rows[0]), ""),
+        "Who was in the training data?": lambda axes: draw_attacks(axes, evidence),
+    }
+    answers = {True: "yes", False: "no", None: "cannot be told"}
+    verdicts = (f"{QUESTIONS[name]}: {answers[verdict['ok']]}" for name, verdict in report["verdicts"].items())
+    with matplotlib.rc_context({"font.size": 13, "axes.titlesize": 14}):
+        figure = Figure(figsize=(14.5, 9), dpi=120, layout="constrained")
+        figure.suptitle(title + "\n" + "   ".join(verdicts), fontsize=16, parse_math=False)
+        grid = figure.subplots(2, 3, width_ratios=(1.25, 1, 1))
+        for axes, (name, panel) in zip(grid.flat, panels.items(), strict=True):
+            axes.set_title(name)
+            try:
+                panel(axes)
+            except TooFewError as why:
+                axes.text(0.5, 0.5, textwrap.fill(str(why), 30), ha="center", va="center")
+                axes.set_axis_off()
+        with replacing(path) as beside:
+            figure.savefig(beside)
+
+
 def describe(cohort: Cohort) -> dict[str, Any]:
     """Return the results' entry for the data."""
     return {
@@ -2507,6 +3381,12 @@ def write_json(path: Path, results: dict[str, Any]) -> None:
 
 
 # ---- command line ------------------------------------------------------------------------------------------------
+
+
+ANY_FLAGS = {"results", "seed", "debug"}  # what goes with what, where not everything does
+DRAW_FLAGS = {"load_model", "output", "n_samples", "per_type", "balance", "temperature", "overwrite"}
+REAL_FLAGS = {"rnaseq", "types", "layer", "data", "transform", "group_regex", "test_fraction", "train_per_type"}
+REPORT_FLAGS = REAL_FLAGS | {"report", "train_ids"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -2739,6 +3619,26 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
         "a folder or a .png, .pdf or .svg (default: off; without PATH the working directory)",
     )
     group.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="judge synthetic samples beside held-out ones: do they look and behave real, do they give anyone away; "
+        "a table, and report.json and report.png in this folder (default: off)",
+    )
+    group.add_argument(
+        "--report_only",
+        type=Path,
+        metavar="SYNTHETIC",
+        help="judge this table, made by any tool, with a column `type`, against the data, and stop (default: off)",
+    )
+    group.add_argument(
+        "--train_ids",
+        type=Path,
+        metavar="FILE",
+        help="sample ids, one a line, that the generator of --report_only or --load_model was trained on (default: "
+        "none for --report_only, the split by --seed for --load_model)",
+    )
+    group.add_argument(
         "--results", type=Path, metavar="FILE.json", help="write everything found to this file (default: off)"
     )
     group.add_argument(
@@ -2810,26 +3710,21 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.per_type and len(dict(args.per_type)) < len(args.per_type):
         parser.error("argument --per_type: a type is named twice; name it once")
     if args.load_model:
-        mine = {
-            "load_model",
-            "output",
-            "n_samples",
-            "per_type",
-            "balance",
-            "results",
-            "seed",
-            "overwrite",
-            "debug",
-            "temperature",
-        }
-        refuse(sorted(given.keys() - mine), "does not go with --load_model, whose file settles it")
-        if not args.output:
+        allowed = ANY_FLAGS | DRAW_FLAGS | (REPORT_FLAGS if args.report else set())
+        refuse(sorted(given.keys() - allowed), "does not go with --load_model, whose file settles it")
+        if not args.output and not args.report:
             parser.error("argument --load_model: name the file for its samples by --output")
+    elif args.report_only:
+        allowed = ANY_FLAGS | REPORT_FLAGS | {"report_only", "top_k_types"}
+        refuse(sorted(given.keys() - allowed), "does not go with --report_only, which trains and draws nothing")
+    else:
+        refuse(["train_ids"], "is for --report_only and --load_model; a run knows whom it trains on")
     if args.model == "gaussian":
         refuse(["epochs", "batch_size"], "is for the autoencoders; a Gaussian is not trained in steps")
     if args.test_fraction == 0:
         refuse(
-            ["plot", "classifier_epochs", "repeats", "compare"], "needs test samples; give a --test_fraction above 0"
+            ["plot", "classifier_epochs", "repeats", "compare", "report", "report_only"],
+            "needs test samples; give a --test_fraction above 0",
         )
         if not args.output and not args.save_model:
             parser.error("argument --test_fraction 0: name what to keep by --output or --save_model")
@@ -2840,6 +3735,8 @@ def planned_outputs(args: argparse.Namespace) -> list[tuple[str, Path]]:
     """Return the (flag, path) of every file that the run may write."""
     flags = {"--results": args.results, "--output": args.output, "--save_model": args.save_model}
     outputs = [(flag, path) for flag, path in flags.items() if path]
+    if args.report:
+        outputs += [("--report", args.report / name) for name in REPORT_FILES]
     if args.plot is not None:
         figures = [plot_path(args.plot, args.top_k_types or DEFAULT_TYPES, simulated) for simulated in (False, True)]
         outputs += [("--plot", path.with_suffix(suffix)) for path in figures for suffix in (path.suffix, ".csv")]
@@ -2927,7 +3824,7 @@ def learn_once(
         generator, results["generator"] = train_generator(*network, tables, seed)
         results["generator"]["seconds"] += choice.get("seconds", 0.0)
         names = (tables.genes, tables.types, tables.counts())
-        learned.append(Synthesiser(generator, tables.preprocessing, *names, recommended))
+        learned.append(Synthesiser(generator, tables.preprocessing, *names, recommended, tables.trained_on))
         return learned[0]
 
     if args.test_fraction == 0:
@@ -2936,23 +3833,29 @@ def learn_once(
     return learned[0], results | found, ((np.asarray(tables.test[1]), tables.test_groups), *scores)
 
 
-def learn(args: argparse.Namespace, order: Order) -> tuple[Synthesiser, dict[str, Any]]:
-    """Learn from the data asked for, as often as asked, and say what the repeats have in common.
-
-    Returns the generator of the first, and the results.
-    """
+def load_data(args: argparse.Namespace) -> Cohort:
+    """Return the data asked for, and say what they are."""
     source = args.data or "auto"
     cohort = load_cohort(source, args.rnaseq, args.types, args.layer, args.group_regex, args.seed)
     say(
         f"Data: {cohort.name}: {len(cohort.samples)} samples, {len(cohort.genes)} genes, {len(set(cohort.types))} types"
     )
+    return cohort
+
+
+def learn(args: argparse.Namespace, order: Order) -> tuple[Synthesiser, dict[str, Any], Cohort]:
+    """Learn from the data asked for, as often as asked, and say what the repeats have in common.
+
+    Returns the generator of the first, the results, and the samples of the types kept.
+    """
+    cohort = load_data(args)
     if args.output:
         check_genes(args.output, cohort.genes)
     cohort = keep_top_types(cohort, args.top_k_types)
     synthesiser, results, scores = learn_once(args, order, cohort, args.seed)
     results = {"data": describe(cohort), **results}
     if args.test_fraction == 0:
-        return synthesiser, results
+        return synthesiser, results, cohort
     accuracies, repeats = [results["accuracy"]], [scores]
     for repeat in range(1, args.repeats):
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -2971,40 +3874,110 @@ def learn(args: argparse.Namespace, order: Order) -> tuple[Synthesiser, dict[str
         path = plot_path(args.plot, len(set(cohort.types)), cohort.simulated)
         numbers = write_plot(results["plot"], path, f"{cohort.name}, {len(set(cohort.types))} types")
         say(f"Written to {path} and {numbers.name}")
-    return synthesiser, results
+    return synthesiser, results, cohort
+
+
+def bring_together(args: argparse.Namespace, real: Cohort, synthesiser: Synthesiser | None) -> Trial:
+    """Return the trial of a generator, or of the given table, against real samples.
+
+    Of a generator as many samples are drawn as a report looks at, types in the proportions of its training samples.
+    """
+    if synthesiser is None:
+        drawn = read_cohort(args.report_only, None, None, remedy="add the type of each sample")
+        real = share_genes(real, drawn.genes, drawn.types, str(args.report_only))
+    else:
+        real = share_genes(real, synthesiser.genes, synthesiser.types, str(args.load_model))
+    hidden = "the samples that it was trained on are not known; list their ids in a file for --train_ids"
+    if args.train_ids:
+        training, testing = split_by_ids(real, read_ids(args.train_ids), args.train_ids)
+        hidden = ""
+    else:
+        training, _, testing = split_cohort(real, args.test_fraction, args.seed, args.train_per_type)
+    if synthesiser is not None:
+        if synthesiser.trained_on == training.fingerprint():
+            hidden = ""
+        labels = np.searchsorted(synthesiser.types, stream(args.seed, "report types").permutation(training.types))
+        labels = np.resize(labels, REPORT_ROWS)
+        rows = synthesiser.expression(labels, args.seed, "report", temperature_asked(args, synthesiser))
+        ids = sample_ids(0, len(rows)).astype(str)
+        drawn = Cohort("synthetic", False, rows, ids, synthesiser.genes, synthesiser.types[labels], ids, "")
+    return put_on_trial(training, testing, drawn, args.transform, hidden)
+
+
+def temperature_asked(args: argparse.Namespace, synthesiser: Synthesiser) -> float:
+    """Return the temperature of what is drawn to be kept or judged: 1 unless the user asks for another."""
+    return synthesiser.recommended[1] if args.temperature == "auto" else args.temperature or 1.0
+
+
+def report_on(args: argparse.Namespace, trial: Trial, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Judge a trial, print what is found and write it to the folder asked for; return the results' entry."""
+    start = time.perf_counter()
+    trial = trial.thinned(stream(args.seed, "report samples"))
+    report, evidence = judge(trial, args.seed)
+    say_report(report, trial)
+    if args.report:
+        args.report.mkdir(exist_ok=True)
+        data, figure = (args.report / name for name in REPORT_FILES)
+        source = args.report_only.name if args.report_only else "Synthetic samples"
+        draw_report(figure, report, evidence, f"{source} of {manifest['data']['name']}, {len(trial.types)} types")
+        write_json(data, report | {"manifest": manifest})
+        say(f"Report written to {data} and {figure.name} in {time.perf_counter() - start:.1f} seconds")
+    return report
+
+
+def load(args: argparse.Namespace) -> Synthesiser:
+    """Return the saved generator asked for.
+
+    Raises
+    ------
+    RnagenError
+        What load_model raises; it cannot answer what it is asked.
+    """
+    synthesiser = load_model(args.load_model)
+    if args.output:
+        check_genes(args.output, synthesiser.genes)
+    for flag, given, chosen in zip(
+        ("n_samples", "temperature"), (args.n_samples, args.temperature), synthesiser.recommended, strict=True
+    ):
+        if given == "auto" and chosen is None:
+            raise RnagenError(f"--{flag} auto: none was chosen when {args.load_model} was saved; give a number")
+    return synthesiser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Carry out what the command line asks for: learn or load a generator, and write what is to be kept."""
-    inputs = [path for path in (args.rnaseq, args.types, args.load_model) if path]
+    """Carry out what the command line asks for: learn or load a generator, write what is to be kept, and judge it."""
+    inputs = [path for path in (args.rnaseq, args.types, args.load_model, args.report_only, args.train_ids) if path]
     kept = [] if args.overwrite else [path for path in (args.output, args.save_model) if path]
     check_outputs(planned_outputs(args), inputs, kept)
     asked = DEFAULT_SAMPLES if args.n_samples in (None, "auto") else args.n_samples
     order = Order(asked, tuple(args.per_type or ()), args.balance)
 
+    synthesiser, cohort, results = None, None, {}
     if args.load_model:
-        synthesiser, results = load_model(args.load_model), {}
-        check_genes(args.output, synthesiser.genes)
-        for flag, given, chosen in zip(
-            ("n_samples", "temperature"), (args.n_samples, args.temperature), synthesiser.recommended, strict=True
-        ):
-            if given == "auto" and chosen is None:
-                raise RnagenError(f"--{flag} auto: none was chosen when {args.load_model} was saved; give a number")
-    else:
-        synthesiser, results = learn(args, order)
+        synthesiser = load(args)
+    elif not args.report_only:
+        synthesiser, results, cohort = learn(args, order)
     if args.save_model:
         save_model(args.save_model, synthesiser)
         say(f"\nSaved the generator to {args.save_model}")
     if args.output:
-        n_samples, temperature = synthesiser.recommended
-        if args.temperature != "auto":
-            temperature = args.temperature or 1.0
-        order = replace(order, n_samples=n_samples) if args.n_samples == "auto" else order
+        if args.n_samples == "auto":
+            order = replace(order, n_samples=synthesiser.recommended[0])
         labels = order.labels(synthesiser.types, synthesiser.counts, args.seed, "output")
+        temperature = temperature_asked(args, synthesiser)
         results["output"] = write_samples(args.output, synthesiser, labels, temperature, args.seed)
+    if cohort is None and (args.report or args.report_only):
+        cohort = load_data(args)
+        if args.top_k_types:
+            cohort = keep_top_types(cohort, args.top_k_types)
+        results["data"] = describe(cohort)
+    arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    manifest = {"arguments": arguments, "versions": versions(), "workers": 1}
+    if args.report or args.report_only:
+        trial = bring_together(args, cohort, synthesiser)
+        results["report"] = report_on(args, trial, manifest | {"data": results["data"]})
     if args.results:
-        arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-        write_json(args.results, {"arguments": arguments, "versions": versions(), "workers": 1, **results})
+        write_json(args.results, manifest | results)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
