@@ -150,9 +150,9 @@ MEASURES = {  # of a report, and what they are called
         "coverage": "coverage",
     },
     "behaves_real": {
-        "tstr_accuracy": "accuracy of a classifier trained on it",
-        "tstr_balanced_accuracy": "balanced accuracy of the same",
-        "tstr_macro_f1": "macro F1 of the same",
+        "tstr_accuracy": "test accuracy, trained on it",
+        "tstr_balanced_accuracy": "test balanced accuracy, trained on it",
+        "tstr_macro_f1": "test macro F1, trained on it",
         "de_overlap_50": "top 50 genes of each type recovered",
         "de_overlap_100": "top 100 genes of each type recovered",
         "de_rank_correlation": "correlation of gene ranks by type",
@@ -197,7 +197,7 @@ DOWNLOAD_TIMEOUT = (5, 30)  # seconds to connect, seconds without a byte
 
 LARGEST_LATENT = 1000
 TEMPERATURES = (0.01, 10)  # the least and the most
-MODEL_FORMAT = 2  # of model files; any other is refused
+MODEL_FORMAT = 3  # of model files; any other is refused
 MODEL_TENSORS = ("type_means", "loadings", "noise", "latent_root", "stretch", "latent_mean")  # of a Generator
 MOMENT_TENSORS = ("drawn_mean", "drawn_sd")
 SCALE_TENSORS = ("mean", "sd", "low", "span")  # of a Preprocessing
@@ -1789,7 +1789,7 @@ class Synthesiser:
 
     genes (all genes,) and types (types,) are their names, counts (types,) the training samples of each type,
     recommended the number of rows and the temperature that inner validation has chosen, None where it was not asked,
-    trained_on the fingerprint of the training samples' ids, None where it is not known.
+    trained_on the fingerprint of the training samples' ids.
     """
 
     model: Generator
@@ -1798,7 +1798,7 @@ class Synthesiser:
     types: np.ndarray
     counts: np.ndarray
     recommended: tuple[int | None, float | None] = (None, None)
-    trained_on: str | None = None
+    trained_on: str = ""
 
     def draw(self, labels: np.ndarray, seed: int, purpose: str, temperature: float = 1.0) -> Iterator[np.ndarray]:
         """Yield synthetic rows of the given type indices in the input's units, in blocks (at most BLOCK, all genes).
@@ -2964,11 +2964,14 @@ def cells(measure: Measure) -> str:
     return figures + ("  {:.3f}..{:.3f}".format(*measure["interval"]) if "interval" in measure else "")
 
 
-def say_report(report: dict[str, Any], trial: Trial) -> None:
-    """Print a report: every measure beside its reference, the worst types, and the verdicts."""
+def say_report(report: dict[str, Any], trial: Trial, origin: str) -> None:
+    """Print a report: every measure beside its reference, the worst types, and the verdicts.
+
+    origin says where the synthetic samples are from.
+    """
     train, test, synthetic = (len(labels) for labels in trial.labels)
     say(f"\nIs it real? Is it private? {synthetic} synthetic, {train} training and {test} test samples")
-    say("(real: the same measure taken of real samples instead of synthetic ones)")
+    say(f"(synthetic: {origin}; real: the same of real samples)")
     for question, labels in MEASURES.items():
         say(f"{QUESTIONS[question]:42s} {'synthetic':>9s} {'real':>9s}")
         reasons = dict.fromkeys(measure["why"] for measure in report[question].values() if measure["value"] is None)
@@ -3256,11 +3259,10 @@ def rebuild(settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Synthes
         heat is None or (type(heat) in (int, float) and TEMPERATURES[0] <= heat <= TEMPERATURES[1])
     ):
         raise ValueError(f"recommended {settings['recommended']!r}")
-    trained_on = settings.get("trained_on")
-    if not isinstance(trained_on, str | None):
-        raise ValueError(f"trained_on {trained_on!r}")
+    if not re.fullmatch("([0-9a-f]{64})?", settings["trained_on"]):
+        raise ValueError("trained_on is no fingerprint")
     model = rebuild_generator(settings["model"], latent_dim, preprocessing, len(types), tensor)
-    return Synthesiser(model, preprocessing, genes, types, counts, (n_samples, heat), trained_on)
+    return Synthesiser(model, preprocessing, genes, types, counts, (n_samples, heat), settings["trained_on"])
 
 
 def rebuild_generator(
@@ -3379,8 +3381,8 @@ def draw_plane(axes: Axes, even: Trial) -> None:
     for number in commonest:
         name = shorten(even.types[number]).replace("$", r"\$")
         axes.scatter(
-            [], [], 30, colours[number], marker="s", label=f" {name}"
-        )  # a name with _ in front would be hidden
+            [], [], 30, colours[number], marker="s", label=" " * name.startswith("_") + name
+        )  # or it is hidden
     if len(even.types) > len(commonest):
         axes.scatter([], [], 30, OTHER_COLOUR, marker="s", label="other types")
     axes.set(xlabel="first component", ylabel="second component")
@@ -3419,14 +3421,14 @@ def draw_attacks(axes: Axes, evidence: Evidence) -> None:
     from sklearn.metrics import roc_curve
 
     need(len(evidence.attacks), 1, "training samples known")
-    lines = {"attack_auc": ("nearest sample", "-"), "density_ratio_attack_auc": ("density ratio", "--")}
+    lines = {"attack_auc": ("nearest", "-"), "density_ratio_attack_auc": ("density ratio", "--")}
     for (name, (label, style)), colour in zip(lines.items(), (SYNTHETIC_COLOUR, TYPE_COLOURS[3]), strict=True):
         one = evidence.attacks[name]
         others, members, _ = roc_curve(one.member, one.scores)
         axes.plot(others, members, style, color=colour, label=f"{one.auc()[0]:.2f} {label}")
     axes.plot([0, 1], [0, 1], ":", color="black", linewidth=0.8, label="0.50 guessing")
     axes.set(xlabel="others taken for members", ylabel="members found", xlim=(0, 1), ylim=(0, 1))
-    axes.legend(title="AUC", loc="lower right", borderpad=0.2)
+    axes.legend(title="AUC", loc="lower right", borderpad=0.2, handlelength=1)
 
 
 def draw_report(path: Path, report: dict[str, Any], evidence: Evidence, title: str) -> None:
@@ -4031,13 +4033,14 @@ def report_on(args: argparse.Namespace, trial: Trial, manifest: dict[str, Any]) 
     start = time.perf_counter()
     trial = trial.thinned(stream(args.seed, "report samples"))
     report, evidence = judge(trial, args.seed)
-    say_report(report, trial)
+    origin = shorten(args.report_only.name, 40) if args.report_only else "drawn for this report"
+    say_report(report, trial, origin)
     if args.report:
         args.report.mkdir(exist_ok=True)
         data, figure = (args.report / name for name in REPORT_FILES)
         write_json(data, report | {"manifest": manifest})
-        source = shorten(args.report_only.name, 40) if args.report_only else "Synthetic samples"
-        draw_report(figure, report, evidence, f"{source} of {manifest['data']['name']}, {len(trial.types)} types")
+        title = f"Synthetic samples ({origin}) of {manifest['data']['name']}, {len(trial.types)} types"
+        draw_report(figure, report, evidence, title)
         say(f"Report written to {data} and {figure.name} in {time.perf_counter() - start:.1f} seconds")
     return report
 

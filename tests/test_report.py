@@ -322,7 +322,7 @@ def test_without_a_reference_the_value_stands() -> None:
     entry = report["is_private"]["density_ratio_attack_auc"]
     assert entry["value"] is not None
     assert entry["reference"] is None  # a quarter of the test samples
-    rnagen.say_report(report, trial)
+    rnagen.say_report(report, trial, "made")
 
 
 # ---- with a generator ----
