@@ -14,6 +14,7 @@
 #     "scikit-learn>=1.5,<2",
 #     "scipy>=1.13,<2",
 #     "imbalanced-learn>=0.13,<1",
+#     "threadpoolctl>=3.1,<4",
 #     "tqdm>=4.66,<5",
 # ]
 # ///
@@ -3380,9 +3381,8 @@ def draw_plane(axes: Axes, even: Trial) -> None:
         axes.scatter([], [], 30, "black", marker=marker, label=label)
     for number in commonest:
         name = shorten(even.types[number]).replace("$", r"\$")
-        axes.scatter(
-            [], [], 30, colours[number], marker="s", label=" " * name.startswith("_") + name
-        )  # or it is hidden
+        name = " " * name.startswith("_") + name  # such a name would be hidden
+        axes.scatter([], [], 30, colours[number], marker="s", label=name)
     if len(even.types) > len(commonest):
         axes.scatter([], [], 30, OTHER_COLOUR, marker="s", label="other types")
     axes.set(xlabel="first component", ylabel="second component")
