@@ -1784,6 +1784,12 @@ class Autoencoder(Generator, Network):
 # ---- sampling ----------------------------------------------------------------------------------------------------
 
 
+def blocks_of(rows: int, part: int = 1, parts: int = 1) -> range:
+    """Return the numbers of the blocks that so many rows are drawn in, or of one of several parts of them."""
+    blocks = math.ceil(rows / BLOCK)
+    return range(blocks * (part - 1) // parts, blocks * part // parts)
+
+
 @dataclass(frozen=True)
 class Synthesiser:
     """A trained generator with all that it takes to draw samples in a table's own terms.
@@ -1801,11 +1807,14 @@ class Synthesiser:
     recommended: tuple[int | None, float | None] = (None, None)
     trained_on: str = ""
 
-    def draw(self, labels: np.ndarray, seed: int, purpose: str, temperature: float = 1.0) -> Iterator[np.ndarray]:
+    def draw(
+        self, labels: np.ndarray, seed: int, purpose: str, temperature: float = 1.0, blocks: range | None = None
+    ) -> Iterator[np.ndarray]:
         """Yield synthetic rows of the given type indices in the input's units, in blocks (at most BLOCK, all genes).
 
-        Each block has a random stream of its own, so that blocks can be drawn side by side, or elsewhere, and the
-        first rows do not depend on how many follow. Rows for one purpose are independent of those for another.
+        Each block has a random stream of its own, so that blocks can be drawn side by side, or elsewhere (blocks says
+        which, all by default), and the first rows do not depend on how many follow. Rows for one purpose are
+        independent of those for another.
         """
 
         def block(number: int) -> np.ndarray:
@@ -1818,7 +1827,7 @@ class Synthesiser:
         ahead = workers + ROW_GROUP // BLOCK  # so that none rests while a row group is written
         with ThreadPoolExecutor(workers) as pool:
             waiting: deque = deque()
-            for number in range(math.ceil(len(labels) / BLOCK)):
+            for number in blocks_of(len(labels)) if blocks is None else blocks:
                 waiting.append(pool.submit(block, number))
                 if len(waiting) > ahead:
                     yield waiting.popleft().result()
@@ -3111,9 +3120,16 @@ def check_genes(path: Path, genes: np.ndarray) -> None:
 
 
 def write_samples(
-    path: Path, synthesiser: Synthesiser, labels: np.ndarray, temperature: float, seed: int
+    path: Path,
+    synthesiser: Synthesiser,
+    labels: np.ndarray,
+    temperature: float,
+    seed: int,
+    shard: tuple[int, int] = (1, 1),
 ) -> dict[str, Any]:
     """Draw a synthetic sample for each type index and write it to path, block after block, whole or not at all.
+
+    Of several shards only the one is drawn, with the ids and values that its rows have in the whole.
 
     Returns the entry in the results.
     """
@@ -3121,21 +3137,28 @@ def write_samples(
 
     start = time.perf_counter()
     writer = next(writer for suffix, writer in WRITERS.items() if path.name.endswith(suffix))
+    blocks = blocks_of(len(labels), *shard)
+    first, last = (min(block * BLOCK, len(labels)) for block in (blocks.start, blocks.stop))
     with (
         replacing(path) as beside,
-        writer(beside, path.name, synthesiser, len(labels)) as write,
-        tqdm(total=len(labels), unit="sample", leave=False, disable=not sys.stderr.isatty()) as bar,
+        writer(beside, path.name, synthesiser, last - first) as write,
+        tqdm(total=last - first, unit="sample", leave=False, disable=not sys.stderr.isatty()) as bar,
     ):
-        done = 0
-        for block in synthesiser.draw(labels, seed, "output", temperature):
+        done = first
+        for block in synthesiser.draw(labels, seed, "output", temperature, blocks):
             end = done + len(block)
             write(sample_ids(done, end), synthesiser.types[labels[done:end]].astype(object), block)
             bar.update(len(block))
             done = end
     seconds = time.perf_counter() - start
     hot = f" at temperature {temperature:g}" * (temperature != 1)
-    say(f"\nWrote {done} synthetic samples of {len(synthesiser.genes)} genes{hot} to {path} in {seconds:.3f} seconds")
-    return {"path": str(path), "n": done, "temperature": temperature, "seconds": seconds}
+    part = f" (part {shard[0]} of {shard[1]} of {len(labels)})" * (shard[1] > 1)
+    say(
+        f"\nWrote {last - first} synthetic samples{part} of {len(synthesiser.genes)} genes{hot} to {path} in "
+        f"{seconds:.3f} seconds"
+    )
+    entry = {"path": str(path), "n": last - first, "temperature": temperature, "seconds": seconds}
+    return entry | ({"shard": list(shard), "first": first + 1} if shard[1] > 1 else {})
 
 
 def save_model(path: Path, synthesiser: Synthesiser) -> None:
@@ -3497,7 +3520,7 @@ def write_json(path: Path, results: dict[str, Any]) -> None:
 
 
 ANY_FLAGS = {"results", "seed", "debug"}  # what goes with what, where not everything does
-DRAW_FLAGS = {"load_model", "output", "n_samples", "per_type", "balance", "temperature", "overwrite"}
+DRAW_FLAGS = {"load_model", "output", "n_samples", "per_type", "balance", "temperature", "shard", "overwrite"}
 REAL_FLAGS = {"rnaseq", "types", "layer", "data", "transform", "group_regex", "test_fraction", "train_per_type"}
 REPORT_FLAGS = REAL_FLAGS | {"report", "train_ids"}
 
@@ -3559,6 +3582,15 @@ def type_count(text: str) -> tuple[str, int]:
     if not name or not re.fullmatch(r"\d{1,9}", number):
         raise argparse.ArgumentTypeError(f"{text!r} is not TYPE=N with a whole number N")
     return name, int(number)
+
+
+def shard(text: str) -> tuple[int, int]:
+    """Parse I/K, the I-th of K parts."""
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    part, parts = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= part <= parts:
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/K with I from 1 to K")
+    return part, parts
 
 
 def file_ending_in(*suffixes: str) -> Callable[[str], Path]:
@@ -3778,6 +3810,12 @@ def add_file_arguments(parser: argparse.ArgumentParser) -> None:
         help="draw --output from a saved generator, without data or training (default: off)",
     )
     group.add_argument(
+        "--shard",
+        type=shard,
+        metavar="I/K",
+        help="with --load_model, draw only the I-th of K parts of --output, for as many processes (default: all)",
+    )
+    group.add_argument(
         "--overwrite", action="store_true", help="let --output and --save_model replace a file (default: off)"
     )
 
@@ -3826,7 +3864,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         allowed = ANY_FLAGS | DRAW_FLAGS | (REPORT_FLAGS if args.report else set())
         refuse(sorted(given.keys() - allowed), "does not go with --load_model, whose file settles it")
         if not args.output:
-            refuse(["n_samples", "per_type", "balance", "overwrite"], "is for --output, which is not given")
+            refuse(["n_samples", "per_type", "balance", "shard", "overwrite"], "is for --output, which is not given")
         if not args.output and not args.report:
             parser.error("argument --load_model: name the file for its samples by --output")
     elif args.report_only:
@@ -3834,6 +3872,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         refuse(sorted(given.keys() - allowed), "does not go with --report_only, which trains and draws nothing")
     if args.train_ids:
         refuse(["test_fraction", "train_per_type"], "does not go with --train_ids, which splits the samples")
+    if not args.load_model:
+        refuse(["shard"], "is for --load_model: draw the parts from one saved generator")
     if not args.load_model and not args.report_only:
         refuse(["train_ids"], "is for --report_only and --load_model; a run knows whom it trains on")
     if args.model == "gaussian":
@@ -4085,7 +4125,9 @@ def run(args: argparse.Namespace) -> None:
             order = replace(order, n_samples=synthesiser.recommended[0])
         labels = order.labels(synthesiser.types, synthesiser.counts, args.seed, "output")
         temperature = temperature_asked(args, synthesiser)
-        results["output"] = write_samples(args.output, synthesiser, labels, temperature, args.seed)
+        results["output"] = write_samples(
+            args.output, synthesiser, labels, temperature, args.seed, args.shard or (1, 1)
+        )
     if cohort is None and (args.report or args.report_only):
         cohort = load_data(args)
         if args.top_k_types:

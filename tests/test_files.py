@@ -56,6 +56,51 @@ def read(path: Path) -> pd.DataFrame:
 # ---- tables ----
 
 
+@pytest.mark.parametrize(("suffix", "parts"), [(".parquet", 3), (".tsv", 2), (".h5ad", 2), (".csv.gz", 5)])
+def test_shards_together_are_the_whole_table(saved: tuple[Path, pd.DataFrame], suffix: str, parts: int) -> None:
+    draw = ["--load_model", saved[0], "-n", 3000, "--temperature", 1.5, "--results", "r.json"]
+    assert call(*draw, "--output", f"whole{suffix}").code == 0
+    found, first = [], 1
+    for part in range(1, parts + 1):
+        run = call(*draw, "--output", f"{part}{suffix}", "--shard", f"{part}/{parts}")
+        assert run.code == 0, run.err
+        assert f"(part {part} of {parts} of 3000)" in run.out
+        entry = json.loads(Path("r.json").read_text())["output"]
+        found.append(read(Path(f"{part}{suffix}")))
+        assert entry["shard"] == [part, parts]
+        assert (entry["first"], entry["n"]) == (first, len(found[-1]))
+        first += entry["n"]
+    pd.testing.assert_frame_equal(
+        pd.concat(part for part in found if len(part)), read(Path(f"whole{suffix}")), check_exact=True
+    )
+    assert [len(part) for part in found] == {2: [1024, 1976], 3: [1024, 1024, 952], 5: [0, 1024, 0, 1024, 952]}[parts]
+
+
+def test_lines_of_shards_are_those_of_the_whole_file(saved: tuple[Path, pd.DataFrame]) -> None:
+    draw = ["--load_model", saved[0], "--per_type", "liver=1500", "brain=700"]
+    assert call(*draw, "--output", "whole.tsv").code == 0
+    parts = []
+    for part in (1, 2, 3):
+        command = [sys.executable, SCRIPT, *draw, "--output", f"{part}.tsv", "--shard", f"{part}/3"]
+        subprocess.run(list(map(str, command)), check=True, capture_output=True)
+        parts.append(Path(f"{part}.tsv").read_text().splitlines())
+    header, *lines = Path("whole.tsv").read_text().splitlines()
+    assert all(part[0] == header for part in parts)
+    assert [line for part in parts for line in part[1:]] == lines
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/0", "-1/2", "a/b", "1/2/3", "1.5/2"])
+def test_shards_outside_are_wrong_usage(saved: tuple[Path, pd.DataFrame], text: str) -> None:
+    line = call("--load_model", saved[0], "--output", "s.tsv", f"--shard={text}").error(2)
+    assert line.startswith(f"rnagen: argument --shard: '{text}' is not I/K with I from 1 to K")
+    assert not Path("s.tsv").exists()
+
+
+def test_shards_are_of_a_saved_generator(tables: list[object]) -> None:
+    line = call(*tables, "--output", "s.tsv", "--shard", "1/2").error(2)
+    assert line.startswith("rnagen: argument --shard: is for --load_model")
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_every_format_holds_the_same_rows(saved: tuple[Path, pd.DataFrame], suffix: str) -> None:
     model, table = saved
