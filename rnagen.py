@@ -259,8 +259,8 @@ def silenced_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-def load_tensorflow() -> None:
-    """Import TensorFlow and start its devices without a word on stderr.
+def import_tensorflow() -> None:
+    """Import TensorFlow without a word on stderr.
 
     Raises
     ------
@@ -273,10 +273,185 @@ def load_tensorflow() -> None:
         with silenced_stderr():
             import tensorflow as tf
 
-            tf.zeros(1)
             tf.get_logger().setLevel("ERROR")
     except ImportError as error:
         raise RnagenError(f"TensorFlow cannot be imported ({error}): pip install -r requirements.txt") from error
+
+
+def load_tensorflow() -> None:
+    """Import TensorFlow and start its devices without a word on stderr.
+
+    Raises
+    ------
+    RnagenError
+        TensorFlow is not installed.
+    """
+    import_tensorflow()
+    import tensorflow as tf
+
+    with silenced_stderr():
+        tf.zeros(1)
+
+
+# ---- workers: one process, or several that share the training ----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes and devices that take a share of every batch each, by TensorFlow's distribution engine.
+
+    Every worker goes through the same program on the same data; only the sums over a batch are shared. index is this
+    worker's, count the number of workers; without a strategy there is nobody else.
+    """
+
+    strategy: tf.distribute.Strategy | None = None
+    index: int = 0
+    count: int = 1
+
+    @property
+    def chief(self) -> bool:
+        """Whether this worker is the one to print results and write files."""
+        return self.index == 0
+
+    def sum_shares(self, size: tf.Tensor, sums: Callable[[tf.Tensor, tf.Tensor], list[tf.Tensor]]) -> list[tf.Tensor]:
+        """Return what sums(start, end) returns for each share of a batch of that size, summed over all shares."""
+        import tensorflow as tf
+
+        if self.strategy is None:
+            return sums(tf.constant(0), size)
+        shapes: list[list[int]] = []
+        shares = self.strategy.num_replicas_in_sync
+
+        def share() -> tf.Tensor:
+            number = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
+            parts = sums(size * number // shares, size * (number + 1) // shares)
+            shapes[:] = [part.shape.as_list() for part in parts]
+            return tf.concat([tf.reshape(part, [-1]) for part in parts], 0)  # one message a step
+
+        total = self.strategy.reduce("SUM", self.strategy.run(share), axis=None)
+        parts = tf.split(total, [math.prod(shape) for shape in shapes])
+        return [tf.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def agree(self, values: np.ndarray) -> np.ndarray:
+        """Return the chief's values, whatever this worker's are."""
+        return self.gather(values)[0]
+
+    def gather(self, values: np.ndarray) -> np.ndarray:
+        """Return the values (any,) of all workers (count, any), once all have called this.
+
+        Raises
+        ------
+        RnagenError
+            A worker has stopped.
+        """
+        if self.count == 1:
+            return values[None]
+        import tensorflow as tf
+
+        rows = np.zeros((self.count, len(values)))
+        rows[self.index] = values
+        total = tf.function(lambda mine: self.strategy.reduce("SUM", self.strategy.run(lambda: mine), axis=None))
+        with self.watching():
+            return total(tf.constant(rows)).numpy()
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Turn what TensorFlow raises when another worker stops into one line."""
+        import tensorflow as tf
+
+        try:
+            yield
+        except tf.errors.OpError as error:
+            if self.count == 1:
+                raise
+            raise RnagenError(
+                f"worker {self.index} of {self.count}: another worker has stopped or cannot be reached "
+                f"({type(error).__name__}); start all of them again"
+            ) from error
+
+    def compare(self, digests: dict[str, str]) -> None:
+        """Find out whether all workers have the same of each named thing, given by hexadecimal digests.
+
+        Raises
+        ------
+        RnagenError
+            They have not.
+        """
+        for what, digest in digests.items():
+            numbers = np.array([int(digest[start : start + 8], 16) for start in range(0, 64, 8)], float)
+            others = np.flatnonzero((self.gather(numbers) != numbers).any(1))
+            if len(others):
+                raise RnagenError(
+                    f"worker {self.index} of {self.count} has other {what} than worker {others[0]}; start all workers "
+                    f"with the same command and tables"
+                )
+
+
+ALONE = Workers()
+
+
+def read_cluster(text: str) -> tuple[int, int]:
+    """Return this worker's index and the number of workers that TF_CONFIG tells of.
+
+    Raises
+    ------
+    RnagenError
+        It is not JSON, or not a cluster of workers with this process among them.
+    """
+    try:
+        config = json.loads(text)
+        cluster, task = config["cluster"], config["task"]
+        addresses = [*cluster.get("chief", []), *cluster.get("worker", [])]
+        index = task["index"] + (len(cluster.get("chief", [])) if task["type"] == "worker" else 0)
+        if not {"chief", "worker"} >= {*cluster, task["type"]}:
+            raise ValueError("only `chief` and `worker` are known")
+        if not all(re.fullmatch(r"[^\s/]+:\d{1,5}", address) for address in addresses):
+            raise ValueError("an address is not HOST:PORT")
+        if type(task["index"]) is not int or not 0 <= index < len(addresses):
+            raise ValueError(f"task {task['type']} {task['index']} is not among the {len(addresses)} addresses")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise RnagenError(
+            f"TF_CONFIG: cannot be used ({reason}); give "
+            f'{{"cluster": {{"worker": ["HOST:PORT", ...]}}, "task": {{"type": "worker", "index": 0}}}}, or unset it'
+        ) from error
+    return index, len(addresses)
+
+
+def join_workers() -> Workers:
+    """Join the workers that TF_CONFIG or Slurm tells of, if there are others; nothing may have used TensorFlow before.
+
+    Raises
+    ------
+    RnagenError
+        TF_CONFIG is malformed, this worker's address cannot be used, or TensorFlow is not installed.
+    """
+    text, tasks = os.environ.get("TF_CONFIG"), int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+    index, count = read_cluster(text) if text else (int(os.environ.get("SLURM_PROCID", 0)), tasks)
+    if count == 1:
+        return ALONE
+    import_tensorflow()
+    import tensorflow as tf
+
+    try:
+        with silenced_stderr():
+            resolver = None if text else tf.distribute.cluster_resolver.SlurmClusterResolver()
+            strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    except (tf.errors.OpError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise RnagenError(
+            f"worker {index} of {count} cannot join the others ({reason}); are all started, and their addresses free?"
+        ) from error
+    return Workers(strategy, index, count)
+
+
+def use_devices(workers: Workers) -> Workers:
+    """Start TensorFlow; a lone worker becomes one for all GPUs of the machine, if there are several."""
+    load_tensorflow()
+    import tensorflow as tf
+
+    several = workers.strategy is None and len(tf.config.list_logical_devices("GPU")) > 1
+    return Workers(tf.distribute.MirroredStrategy()) if several else workers
 
 
 # ---- data: the cohort, simulated or read -------------------------------------------------------------------------
@@ -994,7 +1169,7 @@ class Tables:
 
     genes (all genes,) and types (types,) are the names, of types those behind the indices; training counts the samples
     to train and to validate on, groups (training,) holds the groups of the ones, then of the others, and test_groups
-    those of the test rows; trained_on is the fingerprint of the training samples' ids.
+    those of the test rows; trained_on is the fingerprint of the training samples' ids, workers are those who train.
     """
 
     genes: np.ndarray
@@ -1007,6 +1182,7 @@ class Tables:
     groups: np.ndarray
     test_groups: np.ndarray
     trained_on: str
+    workers: Workers = ALONE
 
     def counts(self) -> np.ndarray:
         """Return the number of training samples of each type (types,), those to validate on included."""
@@ -1020,12 +1196,12 @@ class Tables:
             return self.train
         return joined(self.train, self.validation)
 
-    def resident(self) -> Tables:
-        """Return the same tables with what is evaluated again and again as tensors, converted once."""
+    def resident(self, workers: Workers = ALONE) -> Tables:
+        """Return the same tables for these workers, with what is evaluated again and again as tensors."""
         import tensorflow as tf
 
         tensors = {name: tuple(map(tf.constant, getattr(self, name))) for name in ("validation", "test")}
-        return replace(self, **tensors)
+        return replace(self, **tensors, workers=workers)
 
 
 def prepare_tables(
@@ -1140,16 +1316,23 @@ class Training:
 
     Keras layers and optimiser do the work, many steps in one graph call: Keras' own `fit` spends most of its time
     between steps at these sizes (tests/benchmarks/training_step.py). Each batch is cut into slices whose gradients
-    are computed side by side and added, since one small matrix product does not fill two cores.
+    are computed side by side and added, since one small matrix product does not fill two cores. Several workers take a
+    share of each batch each.
     """
 
     def __init__(
-        self, model: Network, rows: Rows, batch_size: int, learning_rate: float, rng: np.random.Generator
+        self,
+        model: Network,
+        rows: Rows,
+        batch_size: int,
+        learning_rate: float,
+        rng: np.random.Generator,
+        workers: Workers = ALONE,
     ) -> None:
         import keras
         import tensorflow as tf
 
-        self.model, self.batch_size = model, batch_size
+        self.model, self.batch_size, self.workers = model, batch_size, workers
         self.stops: dict[int, Callable[[], object]] = {}  # what to do on reaching a step
         self._slices = max(1, min(CORES, batch_size // 32))
         genes, types = rows
@@ -1196,12 +1379,22 @@ class Training:
         import tensorflow as tf
 
         size = tf.size(batch)
-        cuts = [size * part // self._slices for part in range(self._slices + 1)]
-        slices = [slice(start, end) for start, end in itertools.pairwise(cuts)]
-        parts = [self._slice_sums(batch[own], noise[own], 1 / size) for own in slices]
-        *gradients, figures = (tf.add_n(addends) for addends in zip(*parts, strict=True))
+        share = 1 / size
+        *gradients, figures = self.workers.sum_shares(
+            size, lambda start, end: self._sum_share(batch[start:end], noise[start:end], share)
+        )
         self._optimizer.apply(gradients, self.model.weights)
         return figures
+
+    def _sum_share(self, batch: tf.Tensor, noise: tf.Tensor, share: tf.Tensor) -> list[tf.Tensor]:
+        """Return the gradients and figures summed over some rows of a batch, cut into slices."""
+        import tensorflow as tf
+
+        size = tf.size(batch)
+        cuts = [size * part // self._slices for part in range(self._slices + 1)]
+        slices = [slice(start, end) for start, end in itertools.pairwise(cuts)]
+        parts = [self._slice_sums(batch[own], noise[own], share) for own in slices]
+        return [tf.add_n(addends) for addends in zip(*parts, strict=True)]
 
     def _sum_slice(self, batch: tf.Tensor, noise: tf.Tensor, share: tf.Tensor) -> list[tf.Tensor]:
         """Return the gradients and figures summed over a slice of a batch, a row's gradient counting as its share."""
@@ -1232,7 +1425,8 @@ class Training:
             more = min(STEPS_A_CALL, self.steps_per_epoch - done, min([goal, *pauses]) - self.steps)
             order = self._order[done * self.batch_size : (done + more) * self.batch_size]
             noise = self.rng.standard_normal((len(order), self.model.noise_dim), dtype=np.float32)
-            figures = figures + self._advance_in_graph(order, noise).numpy().astype(float)
+            with self.workers.watching():
+                figures = figures + self._advance_in_graph(order, noise).numpy().astype(float)
             self.steps += more
             progress(more)
             if self.steps in self.stops:
@@ -1892,7 +2086,8 @@ class ClassifierRun:
 
     def __init__(self, rows: Rows, tables: Tables, stops: Iterable[int], seed: int) -> None:
         model = Classifier(len(tables.types), tables.preprocessing.unit, stream(seed, "classifier weights"))
-        self.training = Training(model, rows, CLASSIFIER_BATCH, CLASSIFIER_RATE, stream(seed, "classifier order"))
+        batches = stream(seed, "classifier order")
+        self.training = Training(model, rows, CLASSIFIER_BATCH, CLASSIFIER_RATE, batches, tables.workers)
         self.training.stops = dict.fromkeys(stops, self.score)
         self.tables = tables
         self.scores: dict[int, dict[str, float]] = {}  # by step
@@ -1968,7 +2163,7 @@ def train_generator(
 
     def start_training(factors: Factors, rows: Rows) -> Training:
         network = Autoencoder(model, factors, lowest, unit, types, stream(seed, "generator weights"))
-        return Training(network, rows, batch_size, GENERATOR_RATE, stream(seed, "generator order"))
+        return Training(network, rows, batch_size, GENERATOR_RATE, stream(seed, "generator order"), tables.workers)
 
     start = time.perf_counter()
     say(f"\nTrain {MODEL_NAMES[model]}:")
@@ -1988,6 +2183,7 @@ def train_generator(
             note(f"the latent is unused (KL under {UNUSED_LATENT} nats): rows of a type differ by noise alone")
     else:
         say("Nothing to validate on: the factor model is taken as it is")
+    best_epoch = int(tables.workers.agree(np.array([best_epoch]))[0])
     if release and validated:
         say(f"Fit and train again on all {tables.training} samples, for as many steps as {best_epoch} epochs had")
         rows, steps = tables.everything(), best_epoch * training.steps_per_epoch
@@ -2092,7 +2288,7 @@ def choose_augmentation(
             rows = joined(real, synthesiser.rows(labels, seed, "choice", temperature))
             if training is None:
                 batches = stream(seed, "choice order", number)
-                training = Training(classifier, rows, CLASSIFIER_BATCH, CLASSIFIER_RATE, batches)
+                training = Training(classifier, rows, CLASSIFIER_BATCH, CLASSIFIER_RATE, batches, tables.workers)
             else:
                 training.restart(rows, stream(seed, "choice order", number))
             for stop, step in enumerate(CHOICE_STEPS):
@@ -2104,6 +2300,7 @@ def choose_augmentation(
         for stops in predicted
     ]
     best = hottest_of_equals(choices, predicted, types[scored], tables.groups[scored], int(np.argmax(scores)))
+    best = int(tables.workers.agree(np.array([best]))[0])
     order, temperature = choices[best]
     found = [
         {"n_samples": order.n_samples, "temperature": temperature, "balanced_accuracy": score}
@@ -3958,7 +4155,7 @@ def experiment(
 
 
 def learn_once(
-    args: argparse.Namespace, order: Order, cohort: Cohort, seed: int
+    args: argparse.Namespace, order: Order, cohort: Cohort, seed: int, workers: Workers
 ) -> tuple[Synthesiser, dict[str, Any], tuple[Any, ...]]:
     """Learn from a cohort, with the experiment unless every sample is to train the generator.
 
@@ -3967,8 +4164,7 @@ def learn_once(
     tables = prepare_tables(cohort, args.test_fraction, args.transform, seed, args.train_per_type)
     order.labels(tables.types, tables.counts(), seed, "experiment")  # an unknown type is found before any work
     results: dict[str, Any] = {"train_samples": tables.training, "test_samples": len(tables.test[1])}
-    load_tensorflow()
-    tables = tables.resident()
+    tables = tables.resident(use_devices(workers))
     chosen_order, temperature, choice = settle(args, order, tables, seed)
     labels = chosen_order.labels(tables.types, tables.counts(), seed, "experiment")
     by_choice = chosen_order.n_samples if args.n_samples == "auto" else None
@@ -4000,23 +4196,31 @@ def load_data(args: argparse.Namespace) -> Cohort:
     return cohort
 
 
-def learn(args: argparse.Namespace, order: Order) -> tuple[Synthesiser, dict[str, Any], Cohort]:
+def digest_of(args: argparse.Namespace) -> str:
+    """Hash the arguments that all workers must have in common; paths and what is done with the results may differ."""
+    own = {"rnaseq", "types", "output", "save_model", "results", "report", "overwrite", "debug"}
+    common = {name: value for name, value in vars(args).items() if name not in own} | {"plot": args.plot is not None}
+    return hashlib.sha256(json.dumps(common, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def learn(args: argparse.Namespace, order: Order, workers: Workers) -> tuple[Synthesiser, dict[str, Any], Cohort]:
     """Learn from the data asked for, as often as asked, and say what the repeats have in common.
 
     Returns the generator of the first, the results, and the samples of the types kept.
     """
     cohort = load_data(args)
+    workers.compare({"arguments": digest_of(args), "tables": cohort.sha256()})
     if args.output:
         check_genes(args.output, cohort.genes)
     cohort = keep_top_types(cohort, args.top_k_types)
-    synthesiser, results, scores = learn_once(args, order, cohort, args.seed)
+    synthesiser, results, scores = learn_once(args, order, cohort, args.seed, workers)
     results = {"data": describe(cohort), **results}
     if args.test_fraction == 0:
         return synthesiser, results, cohort
     accuracies, repeats = [results["accuracy"]], [scores]
     for repeat in range(1, args.repeats):
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            _, again, scores = learn_once(args, order, cohort, args.seed + repeat)
+            _, again, scores = learn_once(args, order, cohort, args.seed + repeat, workers)
         accuracies.append(again["accuracy"])
         repeats.append(scores)
         say_repeat(repeat, args.repeats, again["accuracy"])
@@ -4028,6 +4232,7 @@ def learn(args: argparse.Namespace, order: Order) -> tuple[Synthesiser, dict[str
         say(verdict(results["compare"], results["sampling"]["n"]))
     if args.plot is not None:
         results["plot"] = compare_epochs(by_epoch)
+    if args.plot is not None and workers.chief:
         path = plot_path(args.plot, len(set(cohort.types)), cohort.simulated)
         numbers = write_plot(results["plot"], path, f"{cohort.name}, {len(set(cohort.types))} types")
         say(f"Written to {path} and {numbers.name}")
@@ -4105,10 +4310,23 @@ def load(args: argparse.Namespace) -> Synthesiser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Carry out what the command line asks for: learn or load a generator, write what is to be kept, and judge it."""
-    inputs = [path for path in (args.rnaseq, args.types, args.load_model, args.report_only, args.train_ids) if path]
-    kept = [] if args.overwrite else [path for path in (args.output, args.save_model) if path]
-    check_outputs(planned_outputs(args), inputs, kept)
+    """Carry out what the command line asks for, with the other workers where there are any."""
+    workers = ALONE if args.load_model or args.report_only else join_workers()
+    with contextlib.ExitStack() as stack:
+        if not workers.chief:  # it takes part, and leaves no trace
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+            args.output = args.save_model = args.report = args.results = None
+        carry_out(args, workers)
+        workers.gather(np.zeros(1))  # nobody leaves before the chief has written all
+
+
+def carry_out(args: argparse.Namespace, workers: Workers) -> None:
+    """Learn or load a generator, write what is to be kept, and judge it."""
+    if workers.chief:
+        inputs = [path for path in (args.rnaseq, args.types, args.load_model, args.report_only, args.train_ids) if path]
+        kept = [] if args.overwrite else [path for path in (args.output, args.save_model) if path]
+        check_outputs(planned_outputs(args), inputs, kept)
     asked = DEFAULT_SAMPLES if args.n_samples in (None, "auto") else args.n_samples
     order = Order(asked, tuple(args.per_type or ()), args.balance)
 
@@ -4116,7 +4334,7 @@ def run(args: argparse.Namespace) -> None:
     if args.load_model:
         synthesiser = load(args)
     elif not args.report_only:
-        synthesiser, results, cohort = learn(args, order)
+        synthesiser, results, cohort = learn(args, order, workers)
     if args.save_model:
         save_model(args.save_model, synthesiser)
         say(f"\nSaved the generator to {args.save_model}")
@@ -4134,7 +4352,7 @@ def run(args: argparse.Namespace) -> None:
             cohort = keep_top_types(cohort, args.top_k_types)
         results["data"] = describe(cohort)
     arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-    manifest = {"arguments": arguments, "versions": versions(), "workers": 1}
+    manifest = {"arguments": arguments, "versions": versions(), "workers": workers.count}
     if args.report or args.report_only:
         trial = bring_together(args, cohort, synthesiser)
         results["report"] = report_on(args, trial, manifest | {"data": results["data"]})
