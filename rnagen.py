@@ -54,6 +54,7 @@ import math
 import os
 import platform
 import re
+import socket
 import sys
 import tempfile
 import textwrap
@@ -124,6 +125,7 @@ OTHER_COLOUR = "#bbbbbb"
 SYNTHETIC_COLOUR, TRAINING_COLOUR = TYPE_COLOURS[:2]
 FIGURE_ROWS = 1000  # of each kind that a figure shows
 FIGURE_PAIRS = 4000  # of numbers
+JOIN_SECONDS = 50  # that a worker waits for the others to start
 CORES = os.cpu_count() or 1
 BLOCK = 1024  # rows drawn from one random stream: 4 MB at 942 genes, which stays in cache
 STEPS_A_CALL = 100  # training steps in one graph call: seldom enough to be free, often enough for Ctrl-C
@@ -390,8 +392,8 @@ class Workers:
 ALONE = Workers()
 
 
-def read_cluster(text: str) -> tuple[int, int]:
-    """Return this worker's index and the number of workers that TF_CONFIG tells of.
+def read_cluster(text: str) -> tuple[list[str], int]:
+    """Return the workers' addresses and this one's index among them, as TF_CONFIG tells.
 
     Raises
     ------
@@ -415,7 +417,41 @@ def read_cluster(text: str) -> tuple[int, int]:
             f"TF_CONFIG: cannot be used ({reason}); give "
             f'{{"cluster": {{"worker": ["HOST:PORT", ...]}}, "task": {{"type": "worker", "index": 0}}}}, or unset it'
         ) from error
-    return index, len(addresses)
+    return addresses, index
+
+
+def meet(addresses: Sequence[str], index: int) -> None:
+    """Wait until every worker has heard from every other: TensorFlow would wait for a missing one for ever.
+
+    Raises
+    ------
+    RnagenError
+        This worker's address is in use, or a worker has not come in JOIN_SECONDS.
+    """
+    here, deadline = addresses[index], time.monotonic() + JOIN_SECONDS
+    heard, told = {index}, {index}
+    try:
+        server = socket.create_server(("", int(here.rpartition(":")[2])))
+    except (OSError, OverflowError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).split(" (")[0]
+        raise RnagenError(f"worker {index}: its address {here} cannot be used ({reason}); give it another") from error
+    with server:
+        server.settimeout(0.1)
+        while len(heard) < len(addresses) or len(told) < len(addresses):
+            with contextlib.suppress(OSError, ValueError), server.accept()[0] as caller:
+                caller.settimeout(1)
+                greeting, number = caller.recv(64).decode().split()
+                heard |= {int(number)} if greeting == "rnagen" else set()
+            for other in sorted({*range(len(addresses))} - told):
+                host, _, port = addresses[other].rpartition(":")
+                with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1) as line:
+                    line.sendall(f"rnagen {index}".encode())
+                    told.add(other)
+            if time.monotonic() > deadline:
+                missing = ", ".join(addresses[other] for other in sorted({*range(len(addresses))} - (heard & told)))
+                raise RnagenError(
+                    f"worker {index}: not heard from {missing} in {JOIN_SECONDS} seconds; start all workers at once"
+                )
 
 
 def join_workers() -> Workers:
@@ -427,7 +463,8 @@ def join_workers() -> Workers:
         TF_CONFIG is malformed, this worker's address cannot be used, or TensorFlow is not installed.
     """
     text, tasks = os.environ.get("TF_CONFIG"), int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
-    index, count = read_cluster(text) if text else (int(os.environ.get("SLURM_PROCID", 0)), tasks)
+    addresses, index = read_cluster(text) if text else ([], int(os.environ.get("SLURM_PROCID", 0)))
+    count = len(addresses) or tasks
     if count == 1:
         return ALONE
     import_tensorflow()
@@ -436,12 +473,12 @@ def join_workers() -> Workers:
     try:
         with silenced_stderr():
             resolver = None if text else tf.distribute.cluster_resolver.SlurmClusterResolver()
+        meet(addresses if text else resolver.cluster_spec().job_tasks("worker"), index)
+        with silenced_stderr():
             strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
         reason = str(error).strip().split("\n")[0][:200]
-        raise RnagenError(
-            f"worker {index} of {count} cannot join the others ({reason}); are all started, and their addresses free?"
-        ) from error
+        raise RnagenError(f"worker {index} of {count} cannot join the others ({reason}); start all again") from error
     return Workers(strategy, index, count)
 
 
