@@ -2072,10 +2072,20 @@ class Synthesiser:
             expression[number * BLOCK : number * BLOCK + len(block)] = block
         return expression
 
-    def rows(self, labels: np.ndarray, seed: int, purpose: str, temperature: float) -> Rows:
-        """Return synthetic rows of the given type indices, as they would be read back: standardised again."""
-        expression = self.expression(labels, seed, purpose, temperature)
-        return self.preprocessing.standardise(expression), labels.astype(np.int32)
+    def rows(self, labels: np.ndarray, seed: int, purpose: str, temperature: float, after: Rows | None = None) -> Rows:
+        """Return synthetic rows of the given type indices, as they would be read back: standardised again.
+
+        They come after the given rows, if any, in one array that is filled block by block: two would not fit.
+        """
+        before = 0 if after is None else len(after[1])
+        genes = np.empty((before + len(labels), int(self.preprocessing.kept.sum())), np.float32)
+        types = labels.astype(np.int32)
+        if after is not None:
+            genes[:before], types = after[0], np.concatenate([after[1], types])
+        for number, block in enumerate(self.draw(labels, seed, purpose, temperature)):
+            start = before + number * BLOCK
+            genes[start : start + len(block)] = self.preprocessing.standardise(block)
+        return genes, types
 
 
 @dataclass(frozen=True)
@@ -2234,16 +2244,16 @@ def train_generator(
 
 
 def generate(
-    synthesiser: Synthesiser, labels: np.ndarray, temperature: float, seed: int
+    synthesiser: Synthesiser, labels: np.ndarray, temperature: float, seed: int, real: Rows
 ) -> tuple[Rows, dict[str, float]]:
-    """Draw synthetic rows for the experiment; return them, standardised again, and their entry in the results."""
+    """Draw synthetic rows for the experiment; return real rows and them, standardised, and the entry in the results."""
     say(f"\nGenerate {len(labels)} RNAseq samples:")
     start = time.perf_counter()
-    synthetic = synthesiser.rows(labels, seed, "experiment", temperature)
+    rows = synthesiser.rows(labels, seed, "experiment", temperature, real)
     seconds = time.perf_counter() - start
     rate = len(labels) / seconds
     say(f"Done in {seconds:.3f} seconds ({rate:.1f} samples/s).")
-    return synthetic, {"n": len(labels), "seconds": seconds, "samples_per_second": rate}
+    return rows, {"n": len(labels), "seconds": seconds, "samples_per_second": rate}
 
 
 def score_predictions(predicted: np.ndarray, types: np.ndarray) -> dict[str, float]:
@@ -2311,7 +2321,7 @@ def choose_augmentation(
         return *choices[0], {"choices": [], "seconds": 0.0}
     scored = np.concatenate([np.flatnonzero(fold == number) for number in range(folds)])
     predicted = np.empty((len(choices), len(CHOICE_STEPS), len(scored)), np.int64)
-    classifier = Classifier(len(tables.types), tables.preprocessing.unit, stream(seed, "choice weights"))
+    unit, weights = tables.preprocessing.unit, stream(seed, "choice weights")
     training, done = None, 0
     for number in range(folds):
         rest, held = fold != number, np.flatnonzero(fold == number)
@@ -2322,15 +2332,19 @@ def choose_augmentation(
         for choice, (order, temperature) in enumerate(choices):
             labels = order.labels(tables.types, counts, seed, "choice")
             labels = stream(seed, "choice labels").permutation(labels)[: CHOICE_STEPS[-1] * CLASSIFIER_BATCH]
-            rows = joined(real, synthesiser.rows(labels, seed, "choice", temperature))
+            rows, batches = (
+                synthesiser.rows(labels, seed, "choice", temperature, real),
+                stream(seed, "choice order", number),
+            )
             if training is None:
-                batches = stream(seed, "choice order", number)
+                classifier = Classifier(len(tables.types), unit, weights)
                 training = Training(classifier, rows, CLASSIFIER_BATCH, CLASSIFIER_RATE, batches, tables.workers)
             else:
-                training.restart(rows, stream(seed, "choice order", number))
+                training.restart(rows, batches)
+            del rows  # before the next are drawn
             for stop, step in enumerate(CHOICE_STEPS):
                 training.advance(step - training.steps)
-                predicted[choice, stop, done : done + len(held)] = classifier.predict(genes[held])
+                predicted[choice, stop, done : done + len(held)] = training.model.predict(genes[held])
         done += len(held)
     scores = [
         float(np.mean([score_predictions(run, types[scored])["balanced_accuracy"] for run in stops]))
@@ -4172,9 +4186,10 @@ def experiment(
     before = real.train(args.classifier_epochs, "Train a type classifier:", "Evaluate on test data:")
     predicted = {"real": real.predict()}
 
-    synthetic, sampled = generate(train(), labels, temperature, seed)
+    rows, sampled = generate(train(), labels, temperature, seed, tables.train)
 
-    augmented = ClassifierRun(joined(tables.train, synthetic), tables, control_steps, seed)
+    augmented = ClassifierRun(rows, tables, control_steps, seed)
+    del rows  # the run has them
     total = f"{tables.training} + {len(labels)} = {tables.training + len(labels)} samples"
     title = f"Train a type classifier with synthetic data:\n{total}"
     after = augmented.train(args.classifier_epochs, title, "Evaluate again on original test data:")
