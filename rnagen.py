@@ -54,6 +54,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import socket
 import sys
 import tempfile
@@ -454,6 +455,16 @@ def meet(addresses: Sequence[str], index: int) -> None:
                 )
 
 
+def slurm_resolver(tasks: int) -> tf.distribute.cluster_resolver.ClusterResolver:
+    """Return TensorFlow's view of the tasks of this Slurm step, a worker each."""
+    import tensorflow as tf
+
+    resolver = tf.distribute.cluster_resolver.SlurmClusterResolver
+    if "CUDA_VISIBLE_DEVICES" in os.environ or shutil.which("nvidia-smi"):
+        return resolver()
+    return resolver(gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False)  # it takes no tasks without GPUs
+
+
 def join_workers() -> Workers:
     """Join the workers that TF_CONFIG or Slurm tells of, if there are others; nothing may have used TensorFlow before.
 
@@ -472,11 +483,11 @@ def join_workers() -> Workers:
 
     try:
         with silenced_stderr():
-            resolver = None if text else tf.distribute.cluster_resolver.SlurmClusterResolver()
+            resolver = None if text else slurm_resolver(tasks)
         meet(addresses if text else resolver.cluster_spec().job_tasks("worker"), index)
         with silenced_stderr():
             strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
-    except (tf.errors.OpError, RuntimeError, ValueError) as error:
+    except (tf.errors.OpError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().split("\n")[0][:200]
         raise RnagenError(f"worker {index} of {count} cannot join the others ({reason}); start all again") from error
     return Workers(strategy, index, count)

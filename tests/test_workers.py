@@ -33,8 +33,15 @@ def cluster(ports: list[int], index: int) -> str:
     return json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
 
 
+def slurm_step(tasks: int, index: int) -> dict[str, str]:
+    """Return what Slurm tells one task of a step on this machine; TensorFlow's resolver takes port 8888 and on."""
+    step = {"SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_TASKS_PER_NODE": str(tasks), "SLURM_JOBID": "1"}
+    step |= {"no_proxy": "localhost"}  # which gRPC would look for behind the proxy that the tests set
+    return step | {"SLURM_STEP_NUM_TASKS": str(tasks), "SLURM_PROCID": str(index)}
+
+
 @contextlib.contextmanager
-def workers(*arguments: list[object]) -> Iterator[list[subprocess.Popen]]:
+def workers(*arguments: list[object], slurm: bool = False) -> Iterator[list[subprocess.Popen]]:
     """Start a worker with each of these lists of arguments, in folders of their own, and see them ended."""
     ports = free_ports(len(arguments))
     started = []
@@ -44,8 +51,8 @@ def workers(*arguments: list[object]) -> Iterator[list[subprocess.Popen]]:
             folder.mkdir(exist_ok=True)
             with open(folder / "out", "w") as out, open(folder / "err", "w") as err:
                 command = [sys.executable, str(SCRIPT), *map(str, own)]
-                env = os.environ | {"TF_CONFIG": cluster(ports, index)}
-                started.append(subprocess.Popen(command, stdout=out, stderr=err, env=env, cwd=folder))
+                own = slurm_step(len(arguments), index) if slurm else {"TF_CONFIG": cluster(ports, index)}
+                started.append(subprocess.Popen(command, stdout=out, stderr=err, env=os.environ | own, cwd=folder))
         yield started
     finally:
         for one in started:
@@ -67,12 +74,18 @@ def error_of(index: int) -> str:
 @pytest.mark.parametrize("count", [2, 3])
 def test_several_workers_train_the_model_of_one(count: int, tables: list[object]) -> None:
     arguments = [*tables, *QUICK, "--results", "r.json"]
+    if count == 3:
+        with contextlib.ExitStack() as stack:
+            try:
+                [stack.enter_context(socket.create_server(("", 8888 + index))) for index in range(3)]
+            except OSError:
+                pytest.skip("ports 8888 to 8890 are in use")
     if count == 2:  # all that is written, and a choice to agree on
         keep = ["--output", "s.tsv", "--save_model", "m.safetensors", "--report", "report", "--plot", "plot.png"]
         arguments = [*tables, *QUICK[:-2], "--temperature", 1.5, *keep, "--results", "r.json"]
     one = call(*arguments)
     assert one.code == 0, one.err
-    with workers(*[arguments] * count) as started:
+    with workers(*[arguments] * count, slurm=count == 3) as started:
         assert [worker.wait(SECONDS) for worker in started] == [0] * count, [said(index) for index in range(count)]
     own, theirs = (json.loads(Path(name).read_text()) for name in ("r.json", "worker0/r.json"))
     assert (own["workers"], theirs["workers"]) == (1, count)
