@@ -1205,6 +1205,11 @@ class Preprocessing:
         return self.sd / self.span, (self.mean - self.low) / self.span
 
 
+def take_rows(rows: Rows, index: np.ndarray) -> Rows:
+    """Return the given rows (indices or mask)."""
+    return rows[0][index], rows[1][index]
+
+
 def joined(rows: Rows, more: Rows) -> Rows:
     """Return the one rows and then the others."""
     genes, types = (np.concatenate(parts) for parts in zip(rows, more, strict=True))
@@ -2076,13 +2081,6 @@ class Synthesiser:
             while waiting:
                 yield waiting.popleft().result()
 
-    def expression(self, labels: np.ndarray, seed: int, purpose: str, temperature: float) -> np.ndarray:
-        """Return what draw yields in one (rows, all genes)."""
-        expression = np.empty((len(labels), len(self.genes)), np.float32)
-        for number, block in enumerate(self.draw(labels, seed, purpose, temperature)):
-            expression[number * BLOCK : number * BLOCK + len(block)] = block
-        return expression
-
     def rows(self, labels: np.ndarray, seed: int, purpose: str, temperature: float, after: Rows | None = None) -> Rows:
         """Return synthetic rows of the given type indices, as they would be read back: standardised again.
 
@@ -2312,6 +2310,47 @@ def hottest_of_equals(
     return hottest
 
 
+def try_choices(
+    model: str,
+    latent_dim: int | None,
+    choices: Sequence[tuple[Order, float]],
+    tables: Tables,
+    fold: np.ndarray,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Train a classifier with the synthetic rows of each choice in each inner fold (training,) that is to be held out.
+
+    Returns what it predicts of the held-out rows at each of CHOICE_STEPS (choices, steps, rows), and these rows.
+    """
+    genes, types = tables.everything()
+    held_out = [np.flatnonzero(fold == number) for number in range(folds_for(fold))]
+    unit, weights = tables.preprocessing.unit, stream(seed, "choice weights")
+    predicted: list[list[list[np.ndarray]]] = []
+    training = None
+    for number, held in enumerate(held_out):
+        real = take_rows((genes, types), fold != number)
+        counts = np.bincount(real[1], minlength=len(tables.types))
+        generator = start_generator(model, real, tables.groups[fold != number], tables, latent_dim)
+        synthesiser = Synthesiser(generator, tables.preprocessing, tables.genes, tables.types, counts)
+        predicted.append([])
+        for order, temperature in choices:
+            labels = order.labels(tables.types, counts, seed, "choice")
+            labels = stream(seed, "choice labels").permutation(labels)[: CHOICE_STEPS[-1] * CLASSIFIER_BATCH]
+            rows = synthesiser.rows(labels, seed, "choice", temperature, real)
+            batches = stream(seed, "choice order", number)
+            if training is None:
+                classifier = Classifier(len(tables.types), unit, weights)
+                training = Training(classifier, rows, CLASSIFIER_BATCH, CLASSIFIER_RATE, batches, tables.workers)
+            else:
+                training.restart(rows, batches)
+            del rows  # before the next are drawn
+            predicted[-1].append([])
+            for step in CHOICE_STEPS:
+                training.advance(step - training.steps)
+                predicted[-1][-1].append(training.model.predict(genes[held]))
+    return np.concatenate([np.array(part) for part in predicted], axis=2), np.concatenate(held_out)
+
+
 def choose_augmentation(
     model: str, latent_dim: int | None, choices: Sequence[tuple[Order, float]], tables: Tables, seed: int
 ) -> tuple[Order, float, dict[str, Any]]:
@@ -2324,39 +2363,12 @@ def choose_augmentation(
     Returns the choice and its entry in the results.
     """
     began = time.perf_counter()
-    genes, types = tables.everything()
+    _, types = tables.everything()
     fold = inner_folds(types, tables.groups, CHOICE_FOLDS, stream(seed, "choice folds"))
-    folds = folds_for(fold)
-    if not folds:
+    if not folds_for(fold):
         note("one group of training samples cannot be divided: nothing is chosen by inner validation")
         return *choices[0], {"choices": [], "seconds": 0.0}
-    scored = np.concatenate([np.flatnonzero(fold == number) for number in range(folds)])
-    predicted = np.empty((len(choices), len(CHOICE_STEPS), len(scored)), np.int64)
-    unit, weights = tables.preprocessing.unit, stream(seed, "choice weights")
-    training, done = None, 0
-    for number in range(folds):
-        rest, held = fold != number, np.flatnonzero(fold == number)
-        real = genes[rest], types[rest]
-        counts = np.bincount(real[1], minlength=len(tables.types))
-        generator = start_generator(model, real, tables.groups[rest], tables, latent_dim)
-        synthesiser = Synthesiser(generator, tables.preprocessing, tables.genes, tables.types, counts)
-        for choice, (order, temperature) in enumerate(choices):
-            labels = order.labels(tables.types, counts, seed, "choice")
-            labels = stream(seed, "choice labels").permutation(labels)[: CHOICE_STEPS[-1] * CLASSIFIER_BATCH]
-            rows, batches = (
-                synthesiser.rows(labels, seed, "choice", temperature, real),
-                stream(seed, "choice order", number),
-            )
-            if training is None:
-                classifier = Classifier(len(tables.types), unit, weights)
-                training = Training(classifier, rows, CLASSIFIER_BATCH, CLASSIFIER_RATE, batches, tables.workers)
-            else:
-                training.restart(rows, batches)
-            del rows  # before the next are drawn
-            for stop, step in enumerate(CHOICE_STEPS):
-                training.advance(step - training.steps)
-                predicted[choice, stop, done : done + len(held)] = training.model.predict(genes[held])
-        done += len(held)
+    predicted, scored = try_choices(model, latent_dim, choices, tables, fold, seed)
     scores = [
         float(np.mean([score_predictions(run, types[scored])["balanced_accuracy"] for run in stops]))
         for stops in predicted
@@ -2368,11 +2380,8 @@ def choose_augmentation(
         {"n_samples": order.n_samples, "temperature": temperature, "balanced_accuracy": score}
         for (order, temperature), score in zip(choices, scores, strict=True)
     ]
-    others = "; ".join(
-        f"{wording(*choice)}: {score:.4f}"
-        for choice, score in zip(choices, scores, strict=True)
-        if choice != choices[best]
-    )
+    pairs = zip(choices, scores, strict=True)
+    others = "; ".join(f"{wording(*choice)}: {score:.4f}" for choice, score in pairs if choice != choices[best])
     say(
         f"Augmentation: {wording(order, temperature)}: balanced accuracy {scores[best]:.4f} on {len(scored)} held-out "
         f"training samples ({others})"
@@ -2677,11 +2686,6 @@ def put_on_trial(training: Cohort, testing: Cohort, synthetic: Cohort, transform
         rows[2][0],
         hidden,
     )
-
-
-def take_rows(rows: Rows, index: np.ndarray) -> Rows:
-    """Return the given rows (indices or mask)."""
-    return rows[0][index], rows[1][index]
 
 
 def thin(types: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
@@ -4325,7 +4329,7 @@ def bring_together(args: argparse.Namespace, real: Cohort, synthesiser: Synthesi
             note(f"{args.load_model} was saved with other training samples than those in {args.train_ids}")
         labels = np.searchsorted(synthesiser.types, stream(args.seed, "report types").permutation(training.types))
         labels = np.resize(labels, REPORT_ROWS)
-        rows = synthesiser.expression(labels, args.seed, "report", temperature_asked(args, synthesiser))
+        rows = np.concatenate([*synthesiser.draw(labels, args.seed, "report", temperature_asked(args, synthesiser))])
         ids = sample_ids(0, len(rows)).astype(str)
         drawn = Cohort("synthetic", False, rows, ids, synthesiser.genes, synthesiser.types[labels], ids, "")
     return put_on_trial(training, testing, drawn, args.transform, hidden)
