@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import call, make_table
 
@@ -86,12 +87,18 @@ def test_readme_options_are_the_parsers() -> None:
 
 def test_readme_uses_of_the_samples_work(working_directory: Path) -> None:
     section = README.split("## Use the synthetic samples")[1].split("\n## ")[0]
-    commands = re.findall(r"^python rnagen.py (.+)$", section, re.MULTILINE)
-    assert len(commands) == 2
+    commands = re.findall(r"^python rnagen.py (.+)$", section.replace("\\\n", ""), re.MULTILINE)
     make_table(types=("BLCA", "Uterine CS")).to_parquet("cohort.parquet")
+    *commands, one_of_many = commands
+    assert len(commands) == 2
     for command in commands:
         run = call(*shlex.split(command))
         assert run.code == 0, run.err
+    Path("parts").mkdir()
+    for part in range(1, 17):
+        command = one_of_many.replace("$SLURM_ARRAY_TASK_ID", str(part)).replace("1000000", "20000")
+        assert call(*shlex.split(command)).code == 0
+    assert pd.read_parquet("parts")["Sample"].nunique() == 20_000
     blocks = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     assert len(blocks) == 2
     found: dict = {}
