@@ -2886,7 +2886,8 @@ def looks_real(even: Trial) -> dict[str, Measure]:
     real, types = even.test, len(even.types)
     if len(real[1]) < FEWEST:
         return unknown(MEASURES["looks_real"], f"{len(real[1])} samples of each kind, and {FEWEST} are needed")
-    limit = np.quantile(gene_distances(even.train, real), 0.95)
+    distances = {"train": gene_distances(even.train, real), "synthetic": gene_distances(even.synthetic, real)}
+    limit = np.quantile(distances["train"], 0.95)
     some = stream(0, "report width").permutation(len(real[1]))[:BLOCK]
     width = np.median(cdist(even.train[0][some], real[0][some], "sqeuclidean"))
     every = np.concatenate([even.train[0], real[0], even.synthetic[0]])  # what is not in the plane would shrink into it
@@ -2899,11 +2900,8 @@ def looks_real(even: Trial) -> dict[str, Measure]:
         )
         return two_sample_auc(rows, real, number)
 
+    marginals = {("ks_median", "ks_share_beyond"): lambda distance: [np.median(distance), np.mean(distance > limit)]}
     parts = {
-        ("ks_median", "ks_share_beyond"): lambda rows: [
-            np.median(distance := gene_distances(rows, real)),
-            np.mean(distance > limit),
-        ],
         ("mean_agreement", "variance_agreement"): lambda rows: type_agreement(rows, real, types, even.sd),
         ("correlation_agreement",): lambda rows: [correlation_agreement(rows, real)],
         ("mmd",): lambda rows: [mmd(rows, real, width)],
@@ -2912,7 +2910,9 @@ def looks_real(even: Trial) -> dict[str, Measure]:
             plane.transform(rows[0]), plane.transform(real[0])
         ),
     }
-    return side_by_side(parts, even.synthetic, even.train)
+    return side_by_side(marginals, distances["synthetic"], distances["train"]) | side_by_side(
+        parts, even.synthetic, even.train
+    )
 
 
 def predict_types(rows: Rows, genes: np.ndarray) -> np.ndarray:
@@ -4276,7 +4276,8 @@ def learn(args: argparse.Namespace, order: Order, workers: Workers) -> tuple[Syn
     Returns the generator of the first, the results, and the samples of the types kept.
     """
     cohort = load_data(args)
-    workers.compare({"arguments": digest_of(args), "tables": cohort.sha256()})
+    if workers.count > 1:  # a lone run need not hash its table for this
+        workers.compare({"arguments": digest_of(args), "tables": cohort.sha256()})
     if args.output:
         check_genes(args.output, cohort.genes)
     cohort = keep_top_types(cohort, args.top_k_types)
