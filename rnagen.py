@@ -747,11 +747,15 @@ def read_table(path: Path, text: bool = False) -> pd.DataFrame:
 
     with readable_table(path):
         if path.suffix == ".parquet":
+            import pyarrow
+
             table = pd.read_parquet(path)
+            pyarrow.default_memory_pool().release_unused()  # twice the table, where columns are many and short
             if not isinstance(table.index, pd.RangeIndex):
                 table = table.reset_index()
-            words = str if text else dict.fromkeys(table.columns[:1], str)
-            table = table.astype(words).mask(table.isna())
+            for number in range(len(table.columns) if text else 1):
+                column = table.iloc[:, number]
+                table.isetitem(number, column.astype(str).mask(column.isna()))
         else:
             table = read_text(path, text)
     if len(table.columns) < 2:
@@ -887,16 +891,18 @@ def read_expression(path: Path, column: str, layer: str | None) -> tuple[pd.Data
                 f"remove the column or mend the value"
             )
         table[gene] = numbers
-    values = table.to_numpy(dtype=np.float64)
-    if (np.abs(values) > LARGEST).any():
-        row, column = np.argwhere(np.abs(values) > LARGEST)[0]
+    with np.errstate(over="ignore"):
+        values = table.to_numpy(dtype=np.float32)
+    beyond = np.abs(values) > LARGEST
+    if beyond.any():
+        row, column = np.argwhere(beyond)[0]
         raise RnagenError(
-            f"{path}: column {table.columns[column]!r}: {values[row, column]:g} (sample {table.index[row]!r}) is "
+            f"{path}: column {table.columns[column]!r}: {table.iat[row, column]:g} (sample {table.index[row]!r}) is "
             f"beyond any expression; mend it or leave it empty"
         )
     if np.isnan(values).all():
         raise RnagenError(f"{path}: no column holds a number; give a column of values for each gene")
-    return pd.DataFrame(values.astype(np.float32), table.index, table.columns.astype(str)), annotation
+    return pd.DataFrame(values, table.index, table.columns.astype(str)), annotation
 
 
 def read_cohort(
@@ -1113,6 +1119,13 @@ def split_by_ids(cohort: Cohort, ids: np.ndarray, path: Path) -> tuple[Cohort, C
     return cohort.take(training), cohort.take(test)
 
 
+def room_for(rows: int, genes: int) -> np.ndarray:
+    """Return an array (rows, genes), float32, that begins where TensorFlow wants its tensors to: at 64 bytes."""
+    memory = np.empty(4 * rows * genes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + 4 * rows * genes].view(np.float32).reshape(rows, genes)
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """Maps between the input's units and the networks', fitted on training rows.
@@ -1165,9 +1178,12 @@ class Preprocessing:
 
     def standardise(self, expression: np.ndarray) -> np.ndarray:
         """Map (samples, all genes) in the input's units to (samples, genes) of mean 0, sd 1; missing becomes 0."""
-        values = expression.copy() if self.kept.all() else expression[:, self.kept]
+        values = room_for(len(expression), np.count_nonzero(self.kept))
+        values[:] = expression if self.kept.all() else expression[:, self.kept]
         if self.log2:
-            values = np.log2(np.maximum(values, 0) + 1)
+            np.maximum(values, 0, out=values)
+            values += 1
+            np.log2(values, out=values)
         values -= self.mean  # in place: temporaries of this size take longer than the arithmetic
         values /= self.sd
         values[np.isnan(values)] = 0
@@ -1216,6 +1232,20 @@ def joined(rows: Rows, more: Rows) -> Rows:
     return genes, types
 
 
+def shared_tensor(genes: np.ndarray) -> tf.Tensor:
+    """Return a table (rows, genes) as a tensor in the same memory; one of other origin than room_for is copied there.
+
+    TensorFlow's own way copies twice, into memory that it keeps when the tensor is gone.
+    """
+    import tensorflow as tf
+
+    if genes.ctypes.data % 64 or not genes.flags.c_contiguous:
+        room = room_for(*genes.shape)
+        room[:] = genes
+        genes = room
+    return tf.experimental.dlpack.from_dlpack(genes.__dlpack__())
+
+
 @dataclass(frozen=True)
 class Tables:
     """What an experiment works on: rows to train, to validate and to test on, and how they were made.
@@ -1253,7 +1283,8 @@ class Tables:
         """Return the same tables for these workers, with what is evaluated again and again as tensors."""
         import tensorflow as tf
 
-        tensors = {name: tuple(map(tf.constant, getattr(self, name))) for name in ("validation", "test")}
+        parts = {"validation": self.validation, "test": self.test}
+        tensors = {name: (shared_tensor(genes), tf.constant(types)) for name, (genes, types) in parts.items()}
         return replace(self, **tensors, workers=workers)
 
 
@@ -1389,7 +1420,7 @@ class Training:
         self.stops: dict[int, Callable[[], object]] = {}  # what to do on reaching a step
         self._slices = max(1, min(CORES, batch_size // 32))
         genes, types = rows
-        self._genes = tf.Variable(genes, shape=(None, genes.shape[1]), trainable=False)
+        self._genes = tf.Variable(shared_tensor(genes), shape=(None, genes.shape[1]), trainable=False)
         self._types = tf.Variable(types, dtype=tf.int32, shape=(None,), trainable=False)
         self._initial = model.copy_weights()
         self._optimizer = keras.optimizers.Adam(learning_rate)
@@ -1408,13 +1439,17 @@ class Training:
     def restart(self, rows: Rows, rng: np.random.Generator) -> None:
         """Begin again on other rows from the same initial weights; the graph, which takes as long to make, is kept."""
         genes, types = rows
-        self._genes.assign(genes)
+        self._genes.assign(shared_tensor(genes))
         self._types.assign(types)
         self.model.assign_weights(self._initial)
         for state in self._optimizer.variables[2:]:  # the first two are the number of steps and the learning rate
             state.assign(np.zeros(state.shape))
         self._optimizer.iterations.assign(0)
         self._begin(len(types), rng)
+
+    def release(self) -> None:
+        """Let go of the rows before more are made; the next restart brings others."""
+        self._genes.assign(np.empty((0, self._genes.shape[1]), np.float32))
 
     def _take_steps(self, order: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         """Take a step on each batch of the rows in order (rows,); return the figures summed over all of them."""
@@ -1453,8 +1488,9 @@ class Training:
         """Return the gradients and figures summed over a slice of a batch, a row's gradient counting as its share."""
         import tensorflow as tf
 
+        with tf.device(self._genes.device):  # where what is read is no copy; the variable itself would copy the table
+            genes, types = (tf.gather(table.read_value(), batch) for table in (self._genes, self._types))
         with tf.GradientTape() as tape:
-            genes, types = tf.gather(self._genes, batch), tf.gather(self._types, batch)
             loss, figures = self.model.sums(genes, types, noise)
             loss *= tf.cast(share, tf.float32)
         return [*tape.gradient(loss, self.model.weights), figures]
@@ -2084,13 +2120,15 @@ class Synthesiser:
     def rows(self, labels: np.ndarray, seed: int, purpose: str, temperature: float, after: Rows | None = None) -> Rows:
         """Return synthetic rows of the given type indices, as they would be read back: standardised again.
 
-        They come after the given rows, if any, in one array that is filled block by block: two would not fit.
+        They come after the given rows, if any, in one array that is filled block by block and that training can share:
+        there may be no room for another.
         """
-        before = 0 if after is None else len(after[1])
-        genes = np.empty((before + len(labels), int(self.preprocessing.kept.sum())), np.float32)
-        types = labels.astype(np.int32)
+        before, types = 0, labels.astype(np.int32)
         if after is not None:
-            genes[:before], types = after[0], np.concatenate([after[1], types])
+            before, types = len(after[1]), np.concatenate([after[1], types])
+        genes = room_for(len(types), np.count_nonzero(self.preprocessing.kept))
+        if after is not None:
+            genes[:before] = after[0]
         for number, block in enumerate(self.draw(labels, seed, purpose, temperature)):
             start = before + number * BLOCK
             genes[start : start + len(block)] = self.preprocessing.standardise(block)
@@ -2343,11 +2381,12 @@ def try_choices(
                 training = Training(classifier, rows, CLASSIFIER_BATCH, CLASSIFIER_RATE, batches, tables.workers)
             else:
                 training.restart(rows, batches)
-            del rows  # before the next are drawn
+            del rows  # training has them
             predicted[-1].append([])
             for step in CHOICE_STEPS:
                 training.advance(step - training.steps)
                 predicted[-1][-1].append(training.model.predict(genes[held]))
+            training.release()
     return np.concatenate([np.array(part) for part in predicted], axis=2), np.concatenate(held_out)
 
 
@@ -2363,7 +2402,7 @@ def choose_augmentation(
     Returns the choice and its entry in the results.
     """
     began = time.perf_counter()
-    _, types = tables.everything()
+    types = tables.everything()[1]
     fold = inner_folds(types, tables.groups, CHOICE_FOLDS, stream(seed, "choice folds"))
     if not folds_for(fold):
         note("one group of training samples cannot be divided: nothing is chosen by inner validation")
