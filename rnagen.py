@@ -34,8 +34,8 @@ Without --rnaseq it takes the CANDLE RNA-seq tables, or, where they cannot be
 had, a simulated cohort, and says so. README.md has formats, method and limits.
 """
 
-# From top to bottom: settings; errors and streams; data; split and preprocessing; training; the classifier; generators;
-# sampling; the experiment; files out; command line. A function stands before its first caller.
+# From top to bottom: settings; errors and streams; workers; data; split and preprocessing; training; the classifier;
+# generators; sampling; the experiment; quality; files out; command line. A function stands before its first caller.
 
 from __future__ import annotations
 
@@ -206,6 +206,7 @@ MODEL_TENSORS = ("type_means", "loadings", "noise", "latent_root", "stretch", "l
 MOMENT_TENSORS = ("drawn_mean", "drawn_sd")
 SCALE_TENSORS = ("mean", "sd", "low", "span")  # of a Preprocessing
 ROW_GROUP = 8 * BLOCK  # rows of a parquet row group
+UNKNOWN_TRAINING = "the samples that it was trained on are not known; list their ids in a file for --train_ids"
 REPORT_FILES = ("report.json", "report.png")
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -905,6 +906,28 @@ def read_expression(path: Path, column: str, layer: str | None) -> tuple[pd.Data
     return pd.DataFrame(values, table.index, table.columns.astype(str)), annotation
 
 
+def keep_typed(
+    expression: pd.DataFrame, annotation: pd.DataFrame, rnaseq: Path, source: Path
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the samples of rnaseq that have a type in source, and the annotation of each.
+
+    Raises
+    ------
+    RnagenError
+        None has.
+    """
+    typed = expression.index.isin(annotation.index)
+    if not typed.any():
+        raise RnagenError(
+            f"{source}: has a type for no sample of {rnaseq} (ids like {annotation.index[:1].tolist()} "
+            f"against {expression.index[:1].tolist()}); make the sample ids agree"
+        )
+    if not typed.all():
+        note(f"{(~typed).sum()} of {len(typed)} samples have no type and are kept out")
+        expression = expression[typed]
+    return expression, annotation.loc[expression.index]
+
+
 def read_cohort(
     rnaseq: Path,
     types: Path | None,
@@ -921,7 +944,7 @@ def read_cohort(
     Raises
     ------
     RnagenError
-        What read_expression and read_types raise; no types at all, or none for any sample.
+        What read_expression, read_types and keep_typed raise; no types at all.
     """
     in_obs = rnaseq.suffix == ".h5ad" and types is not None and not types.exists()
     column = str(types) if in_obs else "type"
@@ -933,17 +956,7 @@ def read_cohort(
             expression = expression.T
     if annotation is None:
         raise RnagenError(f"{rnaseq}: has no column `{column}`; {remedy}")
-    typed = expression.index.isin(annotation.index)
-    if not typed.any():
-        source = rnaseq if in_obs else types or rnaseq
-        raise RnagenError(
-            f"{source}: has a type for no sample of {rnaseq} (ids like {annotation.index[:1].tolist()} "
-            f"against {expression.index[:1].tolist()}); make the sample ids agree"
-        )
-    if not typed.all():
-        note(f"{(~typed).sum()} of {len(typed)} samples have no type and are kept out")
-        expression = expression[typed]
-    annotation = annotation.loc[expression.index]
+    expression, annotation = keep_typed(expression, annotation, rnaseq, rnaseq if in_obs else types or rnaseq)
     samples = expression.index.to_numpy(dtype=str)
     groups, grouping = group_samples(samples, group_regex)
     if "group" in annotation and group_regex is None:
@@ -2340,10 +2353,11 @@ def hottest_of_equals(
     """
     hottest = best
     for other, (order, temperature) in enumerate(choices):
+        if order != choices[best][0] or temperature <= choices[hottest][1]:
+            continue
         pairs = zip(predicted[best], predicted[other], strict=True)
         shortfall = np.mean([balanced_gains(ours, theirs, types, groups) for ours, theirs in pairs], axis=0)
-        equal = shortfall.mean() <= shortfall.std() / math.sqrt(len(shortfall))
-        if equal and order == choices[best][0] and temperature > choices[hottest][1]:
+        if shortfall.mean() <= shortfall.std() / math.sqrt(len(shortfall)):
             hottest = other
     return hottest
 
@@ -2931,6 +2945,7 @@ def looks_real(even: Trial) -> dict[str, Measure]:
     width = np.median(cdist(even.train[0][some], real[0][some], "sqeuclidean"))
     every = np.concatenate([even.train[0], real[0], even.synthetic[0]])  # what is not in the plane would shrink into it
     plane = PCA(min(COMPONENTS, *every.shape), iterated_power=2, random_state=0).fit(every)
+    real_places = plane.transform(real[0])
 
     def told_apart(rows: Rows) -> tuple[float, float, float]:
         groups = even.train_groups if rows is even.train else np.arange(len(rows[1])).astype(str)
@@ -2946,7 +2961,7 @@ def looks_real(even: Trial) -> dict[str, Measure]:
         ("mmd",): lambda rows: [mmd(rows, real, width)],
         ("two_sample_auc",): lambda rows: [told_apart(rows)],
         ("precision", "recall", "density", "coverage"): lambda rows: manifold_measures(
-            plane.transform(rows[0]), plane.transform(real[0])
+            plane.transform(rows[0]), real_places
         ),
     }
     return side_by_side(marginals, distances["synthetic"], distances["train"]) | side_by_side(
@@ -3534,6 +3549,37 @@ def load_model(path: Path) -> Synthesiser:
         ) from error
 
 
+def check_settings(settings: dict[str, Any]) -> None:
+    """Check that a model file's settings are of the right kind.
+
+    Raises
+    ------
+    ValueError, TypeError, KeyError
+        One is missing or is not.
+    """
+    for name in ("genes", "types"):
+        if not isinstance(settings[name], list) or not all(isinstance(one, str) for one in settings[name]):
+            raise ValueError(f"{name} is no list of names")
+        if not settings[name] or len(set(settings[name])) < len(settings[name]):
+            raise ValueError(f"{name} are missing or repeat")
+        if "\0" in "".join(settings[name]).encode().decode():  # encode: half a surrogate pair is a ValueError
+            raise ValueError(f"{name} hold a null character")
+    latent_dim, floor = settings["latent_dim"], settings["floor"]
+    if settings["model"] not in MODEL_NAMES or type(latent_dim) is not int or not 1 <= latent_dim <= LARGEST_LATENT:
+        raise ValueError(f"model {settings['model']!r} with latent_dim {latent_dim!r}")
+    if floor is not None and not (type(floor) in (int, float) and math.isfinite(floor)):
+        raise ValueError(f"floor {floor!r}")
+    if {type(settings["log2"]), type(settings["whole"])} != {bool}:
+        raise ValueError("log2 or whole is neither true nor false")
+    n_samples, heat = settings["recommended"]
+    if not (n_samples is None or (type(n_samples) is int and 0 <= n_samples <= 10**9)) or not (
+        heat is None or (type(heat) in (int, float) and TEMPERATURES[0] <= heat <= TEMPERATURES[1])
+    ):
+        raise ValueError(f"recommended {settings['recommended']!r}")
+    if not re.fullmatch("([0-9a-f]{64})?", settings["trained_on"]):
+        raise ValueError("trained_on is no fingerprint")
+
+
 def rebuild(settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Synthesiser:
     """Make a generator of a model file's settings and tensors, checking every size before it is used.
 
@@ -3551,44 +3597,26 @@ def rebuild(settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Synthes
             raise ValueError(f"{name} has values that are no numbers")
         return found
 
-    for name in ("genes", "types"):
-        if not isinstance(settings[name], list) or not all(isinstance(one, str) for one in settings[name]):
-            raise ValueError(f"{name} is no list of names")
-        if not settings[name] or len(set(settings[name])) < len(settings[name]):
-            raise ValueError(f"{name} are missing or repeat")
-        if "\0" in "".join(settings[name]).encode().decode():  # encode: half a surrogate pair is a ValueError
-            raise ValueError(f"{name} hold a null character")
-    latent_dim, floor = settings["latent_dim"], settings["floor"]
-    if settings["model"] not in MODEL_NAMES or type(latent_dim) is not int or not 1 <= latent_dim <= LARGEST_LATENT:
-        raise ValueError(f"model {settings['model']!r} with latent_dim {latent_dim!r}")
-    if not (floor is None or (type(floor) in (int, float) and math.isfinite(floor))) or {
-        type(settings["log2"]),
-        type(settings["whole"]),
-    } != {bool}:
-        raise ValueError("floor, log2 or whole is of the wrong kind")
+    check_settings(settings)
     genes, types = np.array(settings["genes"]), np.array(settings["types"])
     kept = tensor("kept", genes.shape, "uint8").astype(bool)
     scales = {name: tensor(name, (kept.sum(),)) for name in SCALE_TENSORS}
+    if min(scales["sd"].min(initial=1), scales["span"].min(initial=1)) <= 0:
+        raise ValueError("sd or span is not above 0")
     preprocessing = Preprocessing(
         kept=kept,
         constant=tensor("constant", genes.shape),
         log2=settings["log2"],
         whole=settings["whole"],
-        floor=-math.inf if floor is None else float(floor),
+        floor=-math.inf if settings["floor"] is None else float(settings["floor"]),
         **scales,
     )
     counts = tensor("counts", types.shape, "int64")
     if counts.min() < 0 or counts.max() > 10**9:
         raise ValueError("counts are no numbers of samples")
-    n_samples, heat = settings["recommended"]
-    if not (n_samples is None or (type(n_samples) is int and 0 <= n_samples <= 10**9)) or not (
-        heat is None or (type(heat) in (int, float) and TEMPERATURES[0] <= heat <= TEMPERATURES[1])
-    ):
-        raise ValueError(f"recommended {settings['recommended']!r}")
-    if not re.fullmatch("([0-9a-f]{64})?", settings["trained_on"]):
-        raise ValueError("trained_on is no fingerprint")
-    model = rebuild_generator(settings["model"], latent_dim, preprocessing, len(types), tensor)
-    return Synthesiser(model, preprocessing, genes, types, counts, (n_samples, heat), settings["trained_on"])
+    model = rebuild_generator(settings["model"], settings["latent_dim"], preprocessing, len(types), tensor)
+    chosen = settings["recommended"]
+    return Synthesiser(model, preprocessing, genes, types, counts, (chosen[0], chosen[1]), settings["trained_on"])
 
 
 def rebuild_generator(
@@ -4066,6 +4094,16 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
         "a folder or a .png, .pdf or .svg (default: off; without PATH the working directory)",
     )
     group.add_argument(
+        "--results", type=Path, metavar="FILE.json", help="write everything found to this file (default: off)"
+    )
+    group.add_argument(
+        "--seed", type=whole_number(0), default=2021, metavar="N", help="seed of everything random (default: 2021)"
+    )
+
+
+def add_report_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("report")
+    group.add_argument(
         "--report",
         type=Path,
         metavar="DIR",
@@ -4084,12 +4122,6 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="sample ids, one a line, that the generator of --report_only or --load_model was trained on (default: "
         "none for --report_only, the split by --seed for --load_model)",
-    )
-    group.add_argument(
-        "--results", type=Path, metavar="FILE.json", help="write everything found to this file (default: off)"
-    )
-    group.add_argument(
-        "--seed", type=whole_number(0), default=2021, metavar="N", help="seed of everything random (default: 2021)"
     )
 
 
@@ -4129,6 +4161,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_data_arguments(parser)
     add_generator_arguments(parser)
     add_experiment_arguments(parser)
+    add_report_arguments(parser)
     add_file_arguments(parser)
     about = parser.add_argument_group("about")
     about.add_argument("--debug", action="store_true", help="show the traceback of an error (default: one line)")
@@ -4346,38 +4379,43 @@ def learn(args: argparse.Namespace, order: Order, workers: Workers) -> tuple[Syn
     return synthesiser, results, cohort
 
 
-def bring_together(args: argparse.Namespace, real: Cohort, synthesiser: Synthesiser | None) -> Trial:
-    """Return the trial of a generator, or of the given table, against real samples.
-
-    Of a generator as many samples are drawn as a report looks at, types in the proportions of its training samples.
-    """
-    if synthesiser is None:
-        drawn = read_cohort(args.report_only, None, None, remedy="add the type of each sample")
-        real = keep_shared(real, drawn.genes, drawn.types, str(args.report_only))
-    else:
-        real = keep_shared(real, synthesiser.genes, synthesiser.types, str(args.load_model))
-    hidden = "the samples that it was trained on are not known; list their ids in a file for --train_ids"
-    if args.train_ids:
-        training, testing = split_by_ids(real, read_ids(args.train_ids), args.train_ids)
-        hidden = ""
-    else:
-        training, _, testing = split_cohort(real, args.test_fraction, args.seed, args.train_per_type)
-    if synthesiser is not None:
-        if synthesiser.trained_on == training.fingerprint():
-            hidden = ""
-        elif args.train_ids:
-            note(f"{args.load_model} was saved with other training samples than those in {args.train_ids}")
-        labels = np.searchsorted(synthesiser.types, stream(args.seed, "report types").permutation(training.types))
-        labels = np.resize(labels, REPORT_ROWS)
-        rows = np.concatenate([*synthesiser.draw(labels, args.seed, "report", temperature_asked(args, synthesiser))])
-        ids = sample_ids(0, len(rows)).astype(str)
-        drawn = Cohort("synthetic", False, rows, ids, synthesiser.genes, synthesiser.types[labels], ids, "")
-    return put_on_trial(training, testing, drawn, args.transform, hidden)
-
-
 def temperature_asked(args: argparse.Namespace, synthesiser: Synthesiser) -> float:
     """Return the temperature of what is drawn to be kept or judged: 1 unless the user asks for another."""
     return synthesiser.recommended[1] if args.temperature == "auto" else args.temperature or 1.0
+
+
+def split_as_asked(args: argparse.Namespace, real: Cohort) -> tuple[Cohort, Cohort]:
+    """Return the samples that a generator was trained on, as --train_ids or --seed say, and those held out."""
+    if args.train_ids:
+        return split_by_ids(real, read_ids(args.train_ids), args.train_ids)
+    training, _, testing = split_cohort(real, args.test_fraction, args.seed, args.train_per_type)
+    return training, testing
+
+
+def try_table(args: argparse.Namespace, real: Cohort) -> Trial:
+    """Return the trial of the given table of synthetic samples against real ones."""
+    drawn = read_cohort(args.report_only, None, None, remedy="add the type of each sample")
+    training, testing = split_as_asked(args, keep_shared(real, drawn.genes, drawn.types, str(args.report_only)))
+    return put_on_trial(training, testing, drawn, args.transform, "" if args.train_ids else UNKNOWN_TRAINING)
+
+
+def try_generator(args: argparse.Namespace, real: Cohort, synthesiser: Synthesiser) -> Trial:
+    """Return the trial of a generator against real samples.
+
+    As many samples are drawn as a report looks at, types in the proportions of its training samples.
+    """
+    real = keep_shared(real, synthesiser.genes, synthesiser.types, str(args.load_model))
+    training, testing = split_as_asked(args, real)
+    recognised = synthesiser.trained_on == training.fingerprint()
+    if args.train_ids and not recognised:
+        note(f"{args.load_model} was saved with other training samples than those in {args.train_ids}")
+    labels = np.searchsorted(synthesiser.types, stream(args.seed, "report types").permutation(training.types))
+    labels = np.resize(labels, REPORT_ROWS)
+    rows = np.concatenate([*synthesiser.draw(labels, args.seed, "report", temperature_asked(args, synthesiser))])
+    ids = sample_ids(0, len(rows)).astype(str)
+    drawn = Cohort("synthetic", False, rows, ids, synthesiser.genes, synthesiser.types[labels], ids, "")
+    hidden = "" if recognised or args.train_ids else UNKNOWN_TRAINING
+    return put_on_trial(training, testing, drawn, args.transform, hidden)
 
 
 def report_on(args: argparse.Namespace, trial: Trial, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -4461,7 +4499,7 @@ def carry_out(args: argparse.Namespace, workers: Workers) -> None:
     arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     manifest = {"arguments": arguments, "versions": versions(), "workers": workers.count}
     if args.report or args.report_only:
-        trial = bring_together(args, cohort, synthesiser)
+        trial = try_generator(args, cohort, synthesiser) if synthesiser else try_table(args, cohort)
         results["report"] = report_on(args, trial, manifest | {"data": results["data"]})
     if args.results:
         write_json(args.results, manifest | results)
