@@ -154,7 +154,7 @@ def test_exact_counts(saved: tuple[Path, pd.DataFrame]) -> None:
 
 def test_counts_and_balance_set_the_experiments_rows_too(tmp_path: Path) -> None:
     table = make_table().iloc[:60]  # 24 liver, 24 kidney, 12 brain
-    files = write_tables(tmp_path, table)
+    files = [*write_tables(tmp_path, table), "--temperature", 1]
     run = call(*files, "-e", 2, "--per_type", "brain=7", "liver=2", "--output", "s.csv", "--results", "r.json")
     assert run.code == 0, run.err
     assert "\nGenerate 9 RNAseq samples:\n" in run.out
@@ -167,7 +167,7 @@ def test_counts_and_balance_set_the_experiments_rows_too(tmp_path: Path) -> None
     assert call("--load_model", "m.safetensors", "--balance", "--output", "c.csv").code == 0
     assert Path("b.csv").read_bytes() == Path("c.csv").read_bytes()
     even = write_tables(tmp_path, make_table())
-    run = call(*even, "-e", 2, "--balance")
+    run = call(*even, "-e", 2, "--balance", "--temperature", 1)
     assert "\n36 + 0 = 36 samples\n" in run.out
     assert "(synthetic data adds +0.00 points)" in run.out
 

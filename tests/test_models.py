@@ -300,6 +300,35 @@ def test_training_restarts_as_if_new(rows: rnagen.Rows) -> None:
     assert used.advance(5) == pytest.approx(fresh.advance(5), rel=1e-5)
 
 
+def test_training_shares_the_memory_of_its_rows(rows: rnagen.Rows) -> None:
+    """There may be no room for a copy: what happens to the rows happens to those in training."""
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("a GPU has memory of its own")
+    first, second = (rnagen.room_for(*rows[0].shape) for _ in range(2))
+    first[:] = second[:] = rows[0]
+    model = rnagen.Classifier(TYPES, UNIT, rnagen.stream(1, "weights"))
+    training = rnagen.Training(model, (first, rows[1]), 64, 0.01, rnagen.stream(2, "order"))
+    assert training.advance(2)["loss"] < 100
+    first[:] = 1e9
+    assert training.advance(2)["loss"] > 1e6
+    training.release()
+    training.restart((second, rows[1]), rnagen.stream(2, "order"))
+    assert training.advance(2)["loss"] < 100
+    second[:] = 1e9
+    assert training.advance(2)["loss"] > 1e6
+
+
+@pytest.mark.parametrize("layout", ["as numpy has it", "unaligned", "every other column"])
+def test_any_array_becomes_a_tensor(layout: str) -> None:
+    wide = np.random.default_rng(0).normal(size=(7, 10)).astype(np.float32)
+    genes = {"as numpy has it": wide, "unaligned": rnagen.room_for(8, 10)[1:], "every other column": wide[:, ::2]}[
+        layout
+    ]
+    np.testing.assert_array_equal(rnagen.shared_tensor(genes).numpy(), genes)
+
+
 def test_inner_folds_are_stratified_and_keep_groups_whole() -> None:
     rng = np.random.default_rng(0)
     types = rng.integers(3, size=300)

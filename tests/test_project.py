@@ -108,6 +108,17 @@ def test_readme_uses_of_the_samples_work(working_directory: Path) -> None:
     assert found["classifier"].score(found["real"].drop(columns="type"), found["real"]["type"]) == 1
 
 
+@pytest.mark.parametrize("script", sorted((ROOT / "tests" / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_have_the_flags_that_they_show(script: Path) -> None:
+    if script.stem == "harness":  # is no command
+        return
+    shown = re.search(rf"python tests/benchmarks/{script.name}(.*)", script.read_text())[1]
+    run = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    options = run.stdout.split("\noptions:\n")[1]
+    assert set(re.findall(r"--\w+", shown)) <= set(re.findall(r"^  (--\w+)", options, re.MULTILINE))
+
+
 def test_script_metadata_equals_requirements() -> None:
     text = (ROOT / "rnagen.py").read_text()
     block = re.search(r"^# /// script\n(.*?)^# ///$", text, re.MULTILINE | re.DOTALL)[1]

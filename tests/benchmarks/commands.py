@@ -1,44 +1,50 @@
-"""Time the two given commands as whole processes, on the simulated cohort, against `import tensorflow`.
+"""Time the two given commands as whole processes, against `import tensorflow` and against plain Keras.
 
     python tests/benchmarks/commands.py [--rounds 5]
 
-Each round times all three in turn; the ratio is taken round by round, since machines drift.
+All on the simulated cohort. Each round times all in turn; ratios are taken round by round, since machines drift. What
+plain Keras does is in keras_fit.py.
 """
 
-import argparse
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
-SCRIPT = str(Path(__file__).parents[2] / "rnagen.py")
+import harness
+
+KERAS = str(Path(__file__).with_name("keras_fit.py"))
 COMMANDS = {
     "import tensorflow": ["-c", "import tensorflow"],
-    "main job": [SCRIPT, "--top_k_types", "10", "--n_samples", "10000", "--data", "simulated"],
-    "--plot": [SCRIPT, "--plot", "--data", "simulated"],
+    "main job": [harness.SCRIPT, "--top_k_types", "10", "--n_samples", "10000", "--data", "simulated"],
+    "main job, Keras fit": [KERAS, "10"],
+    "--plot": [harness.SCRIPT, "--plot", "--data", "simulated"],
+    "--plot, Keras fit": [KERAS, "20", "--plot"],
 }
+WHAT = {"main job": "`--top_k_types 10 --n_samples 10000`", "--plot": "`--plot`"}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
+def measure(rounds: int = 5) -> None:
     times: dict[str, list[float]] = {name: [] for name in COMMANDS}
     with tempfile.TemporaryDirectory() as folder:
-        for _ in range(args.rounds):
+        for _ in range(rounds):
             for name, command in COMMANDS.items():
-                start = time.perf_counter()
-                subprocess.run([sys.executable, *command], cwd=folder, check=True, capture_output=True)
-                times[name].append(time.perf_counter() - start)
-    for name, taken in times.items():
-        ratios = [one / base for one, base in zip(taken, times["import tensorflow"], strict=True)]
-        print(
-            f"{name:18s} {statistics.median(taken):5.1f} s  {statistics.median(ratios):4.2f} times the import "
-            f"(min {min(ratios):.2f}, max {max(ratios):.2f})"
+                times[name].append(harness.timed(command, Path(folder))[0])
+    base = times["import tensorflow"]
+    harness.table_row("`import tensorflow` alone", f"{statistics.median(base):.1f} s")
+    for name, what in WHAT.items():
+        ratios = [one / other for one, other in zip(times[name], base, strict=True)]
+        shares = [one / other for one, other in zip(times[name], times[f"{name}, Keras fit"], strict=True)]
+        harness.table_row(
+            f"{what}, whole process",
+            f"{statistics.median(times[name]):.1f} s, {statistics.median(ratios):.2f} times the import "
+            f"{harness.spread(ratios)}",
+        )
+        harness.table_row(
+            f"{what} against the same protocol in plain Keras `fit`",
+            f"{statistics.median(shares):.2f} {harness.spread(shares)} of its "
+            f"{statistics.median(times[f'{name}, Keras fit']):.1f} s",
         )
 
 
 if __name__ == "__main__":
-    main()
+    harness.run(measure)

@@ -1,0 +1,43 @@
+"""Run every speed benchmark and print one table in Markdown, with the machine and versions it was measured on.
+
+    python tests/benchmarks/all.py [--quick]
+
+By hand, with nothing else running: about 45 minutes on 2 cores, --quick (fewer rounds, small sizes, to see whether
+everything runs) about 5. Each row names the command that gives it alone. generator.py, which is about quality, is not
+among them.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import harness
+
+SCRIPTS = {  # and what is smaller when it has to be quick
+    "commands.py": ["--rounds", "1"],
+    "training_step.py": ["--rounds", "3"],
+    "sampling.py": ["--rounds", "1"],
+    "output.py": ["--rows", "50000"],
+    "scaling.py": ["--samples", "1000", "2000", "--genes", "500", "1000", "--types", "5", "10"],
+    "workers.py": ["--rounds", "1"],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller sizes")
+    args = parser.parse_args()
+    print(f"Measured on {harness.machine()}.\n\n| what | measured | by |\n|---|---|---|", flush=True)
+    for script, quick in SCRIPTS.items():
+        command = [sys.executable, str(Path(__file__).with_name(script)), *(quick if args.quick else [])]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            for line in process.stdout:
+                if line.startswith("|"):
+                    print(line, end="", flush=True)
+        if process.returncode:
+            print(f"| {script} | failed | `{' '.join(command[1:])}` |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

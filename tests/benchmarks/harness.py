@@ -1,0 +1,89 @@
+"""What the benchmarks share: flags from a function's defaults, whole processes timed, and rows of one table."""
+
+import argparse
+import inspect
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = str(ROOT / "rnagen.py")
+sys.path.insert(0, str(ROOT))
+
+
+def machine() -> str:
+    """Describe the machine and the versions of what the times depend on, in a line."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        model = next((line.split(": ")[1] for line in cpuinfo.read_text().splitlines() if "model name" in line), model)
+    gpus = ""
+    try:
+        listed = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        gpus = f", {', '.join(subprocess.run(listed, capture_output=True, text=True, check=True).stdout.splitlines())}"
+    except (OSError, subprocess.CalledProcessError):
+        pass
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("tensorflow", "keras", "numpy", "pandas"))
+    return (
+        f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB{gpus}, {platform.system()}; "
+        f"Python {platform.python_version()}, {versions}"
+    )
+
+
+def timed(command: Sequence[object], folder: Path, environment: dict[str, str] | None = None) -> tuple[float, float]:
+    """Run a Python command in folder; return its wall seconds and its peak memory in GB.
+
+    Raises
+    ------
+    RuntimeError
+        It failed.
+    """
+    with tempfile.TemporaryFile("w+") as errors:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env={**os.environ, **(environment or {})},
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if status:
+            errors.seek(0)
+            raise RuntimeError(f"{command}: {errors.read()[-2000:]}")
+    return seconds, usage.ru_maxrss * 1024 / 1e9
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Format the least and the most of several measurements."""
+    return f"({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else ""
+
+
+def table_row(what: str, measured: str) -> None:
+    """Print a row of the table."""
+    by = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    print(f"| {what} | {' '.join(measured.split())} | `{by}` |", flush=True)
+
+
+def run(measure: Callable[..., None]) -> None:
+    """Call measure, whose parameters with their defaults are the flags; its module's docstring is the help."""
+    parser = argparse.ArgumentParser(
+        description=sys.modules[measure.__module__].__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name, parameter in inspect.signature(measure).parameters.items():
+        default = parameter.default
+        many = isinstance(default, tuple)
+        kind = type(default[0] if many else default)
+        parser.add_argument(f"--{name}", type=kind, nargs="*" if many else None, default=default, help=f"{default}")
+    args = parser.parse_args()
+    print(f"<!-- {machine()} -->", flush=True)
+    measure(**vars(args))
