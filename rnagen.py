@@ -54,7 +54,7 @@ import math
 import os
 import platform
 import re
-import shutil
+import secrets
 import socket
 import sys
 import tempfile
@@ -127,8 +127,11 @@ SYNTHETIC_COLOUR, TRAINING_COLOUR = TYPE_COLOURS[:2]
 FIGURE_ROWS = 1000  # of each kind that a figure shows
 FIGURE_PAIRS = 4000  # of numbers
 JOIN_SECONDS = 50  # that a worker waits for the others to start
-CORES = os.cpu_count() or 1
+SLURM_PORTS = range(20_000, 30_000)  # below those that systems give to outgoing connections
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 BLOCK = 1024  # rows drawn from one random stream: 4 MB at 942 genes, which stays in cache
+GENES_AT_ONCE = 256  # in float64
+DRAWN_AHEAD = 2**30  # bytes of blocks under way at most, but two
 STEPS_A_CALL = 100  # training steps in one graph call: seldom enough to be free, often enough for Ctrl-C
 
 MODEL_NAMES = {
@@ -354,6 +357,7 @@ class Workers:
 
         rows = np.zeros((self.count, len(values)))
         rows[self.index] = values
+        # every device of a worker returns the same tensor, which counts once
         total = tf.function(lambda mine: self.strategy.reduce("SUM", self.strategy.run(lambda: mine), axis=None))
         with self.watching():
             return total(tf.constant(rows)).numpy()
@@ -436,7 +440,10 @@ def meet(addresses: Sequence[str], index: int) -> None:
         server = socket.create_server(("", int(here.rpartition(":")[2])))
     except (OSError, OverflowError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).split(" (")[0]
-        raise RnagenError(f"worker {index}: its address {here} cannot be used ({reason}); give it another") from error
+        raise RnagenError(
+            f"worker {index}: its address {here} cannot be used ({reason}); give it another (a new Slurm step "
+            f"has others)"
+        ) from error
     with server:
         server.settimeout(0.1)
         while len(heard) < len(addresses) or len(told) < len(addresses):
@@ -456,14 +463,27 @@ def meet(addresses: Sequence[str], index: int) -> None:
                 )
 
 
-def slurm_resolver(tasks: int) -> tf.distribute.cluster_resolver.ClusterResolver:
-    """Return TensorFlow's view of the tasks of this Slurm step, a worker each."""
+def slurm_cluster(tasks: int, index: int) -> str:
+    """Return the TF_CONFIG of a task of this Slurm step, every task a worker, as TensorFlow's resolver finds them.
+
+    Where the tasks of a machine see at least as many GPUs as they are, each takes its share of these.
+    """
     import tensorflow as tf
 
-    resolver = tf.distribute.cluster_resolver.SlurmClusterResolver
-    if "CUDA_VISIBLE_DEVICES" in os.environ or shutil.which("nvidia-smi"):
-        return resolver()
-    return resolver(gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False)  # it takes no tasks without GPUs
+    step = f"{os.environ.get('SLURM_JOB_ID')}.{os.environ.get('SLURM_STEP_ID')}"
+    resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
+        port_base=SLURM_PORTS[zlib.crc32(step.encode()) % len(SLURM_PORTS)],  # so that steps do not meet on a machine
+        gpus_per_node=tasks,  # as if there were one for each: it takes no tasks without GPUs, nor more tasks than GPUs
+        gpus_per_task=1,
+        auto_set_gpu=False,  # it would take GPUs of others, since it counts from 0
+    )
+    addresses = resolver.cluster_spec().job_tasks("worker")
+    hosts = [address.rpartition(":")[0] for address in addresses]
+    here, number = hosts.count(hosts[index]), hosts[:index].count(hosts[index])
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if len(visible) >= here > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[number::here])
+    return json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
 
 
 def join_workers() -> Workers:
@@ -474,24 +494,25 @@ def join_workers() -> Workers:
     RnagenError
         TF_CONFIG is malformed, this worker's address cannot be used, or TensorFlow is not installed.
     """
-    text, tasks = os.environ.get("TF_CONFIG"), int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
-    addresses, index = read_cluster(text) if text else ([], int(os.environ.get("SLURM_PROCID", 0)))
-    count = len(addresses) or tasks
-    if count == 1:
+    tasks, index = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)), int(os.environ.get("SLURM_PROCID", 0))
+    cluster = read_cluster(os.environ["TF_CONFIG"]) if os.environ.get("TF_CONFIG") else None
+    if (len(cluster[0]) if cluster else tasks) == 1:
         return ALONE
     import_tensorflow()
     import tensorflow as tf
 
     try:
+        if cluster is None:
+            os.environ["TF_CONFIG"] = slurm_cluster(tasks, index)  # where TensorFlow looks for it
+            cluster = read_cluster(os.environ["TF_CONFIG"])
+        addresses, index = cluster
+        meet(addresses, index)
         with silenced_stderr():
-            resolver = None if text else slurm_resolver(tasks)
-        meet(addresses if text else resolver.cluster_spec().job_tasks("worker"), index)
-        with silenced_stderr():
-            strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().split("\n")[0][:200]
-        raise RnagenError(f"worker {index} of {count} cannot join the others ({reason}); start all again") from error
-    return Workers(strategy, index, count)
+        raise RnagenError(f"worker {index} cannot join the others ({reason}); start all again") from error
+    return Workers(strategy, index, len(addresses))
 
 
 def use_devices(workers: Workers) -> Workers:
@@ -642,7 +663,9 @@ def simulate_cohort(samples: int = 15_198, genes: int = 942, types: int = 33, se
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a name beside path to write to, and rename it to path once all is written."""
     path = path.resolve()  # what a link points to is replaced, not the link
-    beside = path.with_name(f".rnagen-{os.getpid()}{path.suffix}")
+    beside = path.with_name(
+        f".rnagen-{secrets.token_hex(8)}{path.suffix}"
+    )  # processes of several machines share folders
     try:
         yield beside
         beside.replace(path)
@@ -736,6 +759,16 @@ def read_text(path: Path, text: bool) -> pd.DataFrame:
     return table
 
 
+def has_ids(table: pd.DataFrame) -> bool:
+    """Return whether a table's index holds sample ids, and not row numbers or what a filter has left of these."""
+    import pandas as pd
+
+    if isinstance(table.index, pd.RangeIndex):
+        return False
+    numbers = table.index.name is None and table.index.dtype.kind == "i"
+    return not numbers or table.columns[0] in ANNOTATION or table.iloc[:, 0].dtype.kind in "iuf"
+
+
 def read_table(path: Path, text: bool = False) -> pd.DataFrame:
     """Read a table as it stands: its first column str, the others what they hold, or all str; names may repeat.
 
@@ -751,8 +784,8 @@ def read_table(path: Path, text: bool = False) -> pd.DataFrame:
             import pyarrow
 
             table = pd.read_parquet(path)
-            pyarrow.default_memory_pool().release_unused()  # twice the table, where columns are many and short
-            if not isinstance(table.index, pd.RangeIndex):
+            pyarrow.default_memory_pool().release_unused()  # it keeps up to twice the table
+            if has_ids(table):
                 table = table.reset_index()
             for number in range(len(table.columns) if text else 1):
                 column = table.iloc[:, number]
@@ -871,6 +904,8 @@ def read_expression(path: Path, column: str, layer: str | None) -> tuple[pd.Data
         table, words = read_h5ad(path, column, layer)
     else:
         table = read_table(path)
+        if table.columns[0] in table.columns[1:]:
+            raise RnagenError(f"{path}: column {table.columns[0]!r} occurs twice; keep one")
         table = table.set_index(table.columns[0]).drop(columns="Cancer_type_id", errors="ignore")
         words = None
     for what, names in (("sample id", table.index), ("gene", table.columns)):
@@ -1185,9 +1220,13 @@ class Preprocessing:
         if not kept.any():
             raise RnagenError("every gene is constant over the training samples; there is nothing to learn")
         constant = np.where(kept, np.nan, np.fmin.reduce(expression))
-        values, low, high = values[:, kept].astype(np.float64), low[kept], high[kept]
-        mean, sd = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
-        return cls(kept, constant, np.float32(mean), np.float32(sd), low, high - low, log2, floor, whole)
+        low, high = low[kept], high[kept]
+        mean, sd = np.empty_like(low), np.empty_like(low)
+        for start in range(0, len(low), GENES_AT_ONCE):
+            own = np.flatnonzero(kept)[start : start + GENES_AT_ONCE]
+            part = values[:, own].astype(np.float64)
+            mean[start : start + len(own)], sd[start : start + len(own)] = np.nanmean(part, 0), np.nanstd(part, 0)
+        return cls(kept, constant, mean, sd, low, high - low, log2, floor, whole)
 
     def standardise(self, expression: np.ndarray) -> np.ndarray:
         """Map (samples, all genes) in the input's units to (samples, genes) of mean 0, sd 1; missing becomes 0."""
@@ -1241,18 +1280,20 @@ def take_rows(rows: Rows, index: np.ndarray) -> Rows:
 
 def joined(rows: Rows, more: Rows) -> Rows:
     """Return the one rows and then the others."""
-    genes, types = (np.concatenate(parts) for parts in zip(rows, more, strict=True))
-    return genes, types
+    genes = room_for(len(rows[1]) + len(more[1]), rows[0].shape[1])
+    np.concatenate([rows[0], more[0]], out=genes)
+    return genes, np.concatenate([rows[1], more[1]])
 
 
 def shared_tensor(genes: np.ndarray) -> tf.Tensor:
-    """Return a table (rows, genes) as a tensor in the same memory; one of other origin than room_for is copied there.
+    """Return a table (rows, genes) as a tensor in the same memory, which must not change any more.
 
-    TensorFlow's own way copies twice, into memory that it keeps when the tensor is gone.
+    What is not laid out as by room_for is copied to such a place. TensorFlow's own way copies twice, into memory that
+    it keeps when the tensor is gone.
     """
     import tensorflow as tf
 
-    if genes.ctypes.data % 64 or not genes.flags.c_contiguous:
+    if genes.ctypes.data % 64 or not genes.flags.carray or genes.dtype != np.float32:
         room = room_for(*genes.shape)
         room[:] = genes
         genes = room
@@ -1501,7 +1542,8 @@ class Training:
         """Return the gradients and figures summed over a slice of a batch, a row's gradient counting as its share."""
         import tensorflow as tf
 
-        with tf.device(self._genes.device):  # where what is read is no copy; the variable itself would copy the table
+        # gathering from the variable itself would copy the table, since its memory is shared; read in place it is not
+        with tf.device(self._genes.device):
             genes, types = (tf.gather(table.read_value(), batch) for table in (self._genes, self._types))
         with tf.GradientTape() as tape:
             loss, figures = self.model.sums(genes, types, noise)
@@ -2057,7 +2099,7 @@ class Autoencoder(Generator, Network):
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Those of a block for each type, with every latent's mirror image: what is linear in z averages exactly."""
         half = stream(0, "moments").standard_normal((BLOCK // 2, self.latent_dim), dtype=np.float32)
-        normal = np.concatenate([half, -half])  # antithetic: what is linear in z averages exactly
+        normal = np.concatenate([half, -half])
         shape = self.type_means.shape
         means, variances = np.empty(shape), np.empty(shape)
         for one_type in range(len(means)):
@@ -2119,8 +2161,9 @@ class Synthesiser:
             return self.preprocessing.restore(self.model.draw(own, rng, placement))
 
         placement = self.model.placement(temperature)
-        workers = 2 * CORES  # while one waits for the decoder another draws noise
-        ahead = workers + ROW_GROUP // BLOCK  # so that none rests while a row group is written
+        room = max(2, DRAWN_AHEAD // (4 * BLOCK * len(self.genes)))
+        workers = min(2 * CORES, room)  # while one waits for the decoder another draws noise
+        ahead = min(workers + ROW_GROUP // BLOCK, room)  # so that none rests while a row group is written
         with ThreadPoolExecutor(workers) as pool:
             waiting: deque = deque()
             for number in blocks_of(len(labels)) if blocks is None else blocks:
@@ -2367,20 +2410,20 @@ def try_choices(
     latent_dim: int | None,
     choices: Sequence[tuple[Order, float]],
     tables: Tables,
+    rows: Rows,
     fold: np.ndarray,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Train a classifier with the synthetic rows of each choice in each inner fold (training,) that is to be held out.
+    """Train a classifier with the synthetic rows of each choice for each inner fold of rows that is to be held out.
 
     Returns what it predicts of the held-out rows at each of CHOICE_STEPS (choices, steps, rows), and these rows.
     """
-    genes, types = tables.everything()
     held_out = [np.flatnonzero(fold == number) for number in range(folds_for(fold))]
     unit, weights = tables.preprocessing.unit, stream(seed, "choice weights")
     predicted: list[list[list[np.ndarray]]] = []
     training = None
     for number, held in enumerate(held_out):
-        real = take_rows((genes, types), fold != number)
+        real = take_rows(rows, fold != number)
         counts = np.bincount(real[1], minlength=len(tables.types))
         generator = start_generator(model, real, tables.groups[fold != number], tables, latent_dim)
         synthesiser = Synthesiser(generator, tables.preprocessing, tables.genes, tables.types, counts)
@@ -2388,18 +2431,18 @@ def try_choices(
         for order, temperature in choices:
             labels = order.labels(tables.types, counts, seed, "choice")
             labels = stream(seed, "choice labels").permutation(labels)[: CHOICE_STEPS[-1] * CLASSIFIER_BATCH]
-            rows = synthesiser.rows(labels, seed, "choice", temperature, real)
+            both = synthesiser.rows(labels, seed, "choice", temperature, real)
             batches = stream(seed, "choice order", number)
             if training is None:
                 classifier = Classifier(len(tables.types), unit, weights)
-                training = Training(classifier, rows, CLASSIFIER_BATCH, CLASSIFIER_RATE, batches, tables.workers)
+                training = Training(classifier, both, CLASSIFIER_BATCH, CLASSIFIER_RATE, batches, tables.workers)
             else:
-                training.restart(rows, batches)
-            del rows  # training has them
+                training.restart(both, batches)
+            del both  # training has them
             predicted[-1].append([])
             for step in CHOICE_STEPS:
                 training.advance(step - training.steps)
-                predicted[-1][-1].append(training.model.predict(genes[held]))
+                predicted[-1][-1].append(training.model.predict(rows[0][held]))
             training.release()
     return np.concatenate([np.array(part) for part in predicted], axis=2), np.concatenate(held_out)
 
@@ -2416,12 +2459,13 @@ def choose_augmentation(
     Returns the choice and its entry in the results.
     """
     began = time.perf_counter()
-    types = tables.everything()[1]
+    rows = tables.everything()
+    types = rows[1]
     fold = inner_folds(types, tables.groups, CHOICE_FOLDS, stream(seed, "choice folds"))
     if not folds_for(fold):
         note("one group of training samples cannot be divided: nothing is chosen by inner validation")
         return *choices[0], {"choices": [], "seconds": 0.0}
-    predicted, scored = try_choices(model, latent_dim, choices, tables, fold, seed)
+    predicted, scored = try_choices(model, latent_dim, choices, tables, rows, fold, seed)
     scores = [
         float(np.mean([score_predictions(run, types[scored])["balanced_accuracy"] for run in stops]))
         for stops in predicted
@@ -3615,8 +3659,8 @@ def rebuild(settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Synthes
     if counts.min() < 0 or counts.max() > 10**9:
         raise ValueError("counts are no numbers of samples")
     model = rebuild_generator(settings["model"], settings["latent_dim"], preprocessing, len(types), tensor)
-    chosen = settings["recommended"]
-    return Synthesiser(model, preprocessing, genes, types, counts, (chosen[0], chosen[1]), settings["trained_on"])
+    chosen = tuple(settings["recommended"])
+    return Synthesiser(model, preprocessing, genes, types, counts, chosen, settings["trained_on"])
 
 
 def rebuild_generator(
@@ -4409,8 +4453,9 @@ def try_generator(args: argparse.Namespace, real: Cohort, synthesiser: Synthesis
     recognised = synthesiser.trained_on == training.fingerprint()
     if args.train_ids and not recognised:
         note(f"{args.load_model} was saved with other training samples than those in {args.train_ids}")
-    labels = np.searchsorted(synthesiser.types, stream(args.seed, "report types").permutation(training.types))
-    labels = np.resize(labels, REPORT_ROWS)
+    known = {name: number for number, name in enumerate(synthesiser.types.tolist())}
+    types = stream(args.seed, "report types").permutation(training.types)
+    labels = np.resize([known[name] for name in types.tolist()], REPORT_ROWS)
     rows = np.concatenate([*synthesiser.draw(labels, args.seed, "report", temperature_asked(args, synthesiser))])
     ids = sample_ids(0, len(rows)).astype(str)
     drawn = Cohort("synthetic", False, rows, ids, synthesiser.genes, synthesiser.types[labels], ids, "")
@@ -4505,6 +4550,12 @@ def carry_out(args: argparse.Namespace, workers: Workers) -> None:
         write_json(args.results, manifest | results)
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Return whether TensorFlow says that a device's memory is used up."""
+    tensorflow = sys.modules.get("tensorflow")  # if it is not there it says nothing
+    return tensorflow is not None and isinstance(error, tensorflow.errors.ResourceExhaustedError)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run rnagen and return 0, or say in one line why not and return 1 (data), 130 (Ctrl-C) or exit 2 (usage)."""
     args = parse_arguments(argv)
@@ -4515,12 +4566,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         note("interrupted")
         return 130
-    except (RnagenError, OSError, MemoryError, ImportError) as error:  # OSError: a full disk or a closed pipe
-        if args.debug:
+    except Exception as error:
+        memory = isinstance(error, MemoryError) or out_of_memory(error)
+        expected = memory or isinstance(
+            error, RnagenError | OSError | ImportError
+        )  # OSError: a full disk, a closed pipe
+        if args.debug or not expected:
             raise
-        memory, modules = isinstance(error, MemoryError), isinstance(error, ImportError)
+        reason = (str(error) or "not enough memory").split("\n")[0]
+        modules = isinstance(error, ImportError)
         remedy = "; ask for fewer samples by --n_samples" * memory + "; pip install -r requirements.txt" * modules
-        note(f"error: {str(error) or 'not enough memory'}{remedy}")
+        note(f"error: {reason}{remedy}")
         return 1
     return 0
 

@@ -73,6 +73,7 @@ def test_truncated_parquet(tmp_path: Path) -> None:
     [
         (lambda t: t.rename(index={"S001": "S000"}), "sample id 'S000' occurs twice"),
         (lambda t: t.rename(columns={"G4": "G3"}), "gene 'G3' occurs twice"),
+        (lambda t: t.rename(columns={"G4": "Sample"}), "column 'Sample' occurs twice"),
         (lambda t: t.rename(index={"S001": ""}), "sample id number 2 is missing"),
         (lambda t: t.assign(G2=["oops", *t["G2"].iloc[1:]]), "column 'G2': 'oops' (sample 'S000') is not a number"),
         (lambda t: t.assign(G2=[np.inf, *t["G2"].iloc[1:]]), "column 'G2': inf (sample 'S000') is beyond"),
@@ -266,6 +267,18 @@ def test_loss_that_is_no_number_stops(tables: list[object], monkeypatch: pytest.
     monkeypatch.setattr(rnagen, "GENERATOR_RATE", 1e30)
     line = call(*tables, *QUICK, "-e", 30).error(1)
     assert "training failed: loss" in line
+
+
+def test_a_device_without_room_is_one_line(tables: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow as tf
+
+    def advance(*_: object) -> None:
+        tf.zeros((10**8, 10**8))
+
+    monkeypatch.setattr(rnagen.Training, "advance", advance)
+    line = call(*tables, *QUICK).error(1)
+    assert line.endswith("; ask for fewer samples by --n_samples")
+    assert "OOM when allocating tensor with shape[100000000,100000000]" in line
 
 
 def test_interrupt_ends_with_130_and_one_line(tables: list[object]) -> None:

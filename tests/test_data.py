@@ -33,6 +33,27 @@ def test_every_format_gives_the_same_cohort(tmp_path: Path, suffix: str) -> None
     assert list(cohort.types) == list(table["type"])
 
 
+@pytest.mark.parametrize(
+    "kept", ["rows as they were", "rows that a filter left", "ids in the index", "numbers for ids"]
+)
+def test_the_index_of_a_parquet_file(tmp_path: Path, kept: str) -> None:
+    table = make_table()
+    ids = list(table.index)
+    path = tmp_path / "t.parquet"
+    if kept.startswith("rows"):
+        table = table.reset_index()
+        ids = ids if kept.endswith("were") else ids[::2]
+        table[table["Sample"].isin(ids)].to_parquet(path)
+    elif kept.startswith("numbers"):
+        ids = [str(number) for number in range(100, 172)]
+        table.set_index(pd.Index(np.arange(100, 172))).to_parquet(path)
+    else:
+        table.rename_axis(None).to_parquet(path)
+    cohort = rnagen.read_cohort(path, None, None)
+    assert list(cohort.samples) == ids
+    assert list(cohort.genes) == list(make_table().columns[:-1])
+
+
 def test_one_table_with_types_header_as_r_writes_it_and_turned_table(tmp_path: Path) -> None:
     table = make_table()
     whole = tmp_path / "whole.tsv"

@@ -1,6 +1,8 @@
 """Synthetic tables and model files: formats, counts, round trips, and files that lie."""
 
+import contextlib
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -87,6 +89,17 @@ def test_lines_of_shards_are_those_of_the_whole_file(saved: tuple[Path, pd.DataF
     header, *lines = Path("whole.tsv").read_text().splitlines()
     assert all(part[0] == header for part in parts)
     assert [line for part in parts for line in part[1:]] == lines
+
+
+def test_files_written_at_once_in_a_folder_keep_out_of_each_others_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As shards do, on machines that may give their processes the same number."""
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    paths = [Path("1.tsv"), Path("2.tsv")]
+    with contextlib.ExitStack() as stack:
+        for path, beside in [(path, stack.enter_context(rnagen.replacing(path))) for path in paths]:
+            beside.write_text(path.name)
+    assert [path.read_text() for path in paths] == ["1.tsv", "2.tsv"]
+    assert {path.name for path in Path().iterdir()} == {"1.tsv", "2.tsv"}
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/0", "-1/2", "a/b", "1/2/3", "1.5/2"])
@@ -391,6 +404,7 @@ def test_model_files_with_impossible_names_and_counts(saved: tuple[Path, pd.Data
     assert "genes hold a null character" in reason_for(tensors, good | {"genes": ["a\0b", *good["genes"][1:]]})
     assert "surrogates not allowed" in reason_for(tensors, good | {"types": ["\ud800", *good["types"][1:]]})
     reason_for(tensors, json.dumps(good | {"floor": 0}).replace('"floor": 0', '"floor": 1' + "0" * 400))
+    assert "sd or span is not above 0" in reason_for(tensors | {"sd": 0 * tensors["sd"]}, good)
     wild = tensors | {"counts": np.array([2**62, -(2**62), 0])}
     assert "counts are no numbers of samples" in reason_for(wild, good)
 

@@ -34,8 +34,9 @@ def cluster(ports: list[int], index: int) -> str:
 
 
 def slurm_step(tasks: int, index: int) -> dict[str, str]:
-    """Return what Slurm tells one task of a step on this machine; TensorFlow's resolver takes port 8888 and on."""
-    step = {"SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_TASKS_PER_NODE": str(tasks), "SLURM_JOBID": "1"}
+    """Return what Slurm tells one task of a step on this machine."""
+    step = {"SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_TASKS_PER_NODE": str(tasks)}
+    step |= {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": str(tasks)}
     step |= {"no_proxy": "localhost"}  # which gRPC would look for behind the proxy that the tests set
     return step | {"SLURM_STEP_NUM_TASKS": str(tasks), "SLURM_PROCID": str(index)}
 
@@ -74,12 +75,6 @@ def error_of(index: int) -> str:
 @pytest.mark.parametrize("count", [2, 3])
 def test_several_workers_train_the_model_of_one(count: int, tables: list[object]) -> None:
     arguments = [*tables, *QUICK, "--results", "r.json"]
-    if count == 3:
-        with contextlib.ExitStack() as stack:
-            try:
-                [stack.enter_context(socket.create_server(("", 8888 + index))) for index in range(3)]
-            except OSError:
-                pytest.skip("ports 8888 to 8890 are in use")
     if count == 2:  # all that is written, and a choice to agree on
         keep = ["--output", "s.tsv", "--save_model", "m.safetensors", "--report", "report", "--plot", "plot.png"]
         arguments = [*tables, *QUICK[:-2], "--temperature", 1.5, *keep, "--results", "r.json"]
@@ -191,8 +186,30 @@ def test_an_address_in_use_is_one_line(tables: list[object], monkeypatch: pytest
         line = call(*tables).error(1)
     assert line == (
         f"rnagen: error: worker 1: its address 127.0.0.1:{ports[1]} cannot be used (Address already in use); give it "
-        f"another"
+        f"another (a new Slurm step has others)"
     )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "index", "left"),
+    [("0,1,2,3", 1, "1,3"), ("4,6", 2, "4"), ("5", 1, "5"), ("", 1, ""), (None, 1, None), ("0,1", 4, "0,1")],
+)
+def test_tasks_of_a_slurm_step_share_the_gpus_of_their_machine(
+    gpus: str | None, index: int, left: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = {"STEP_NODELIST": "a,b,c", "STEP_TASKS_PER_NODE": "2(x2),1", "STEP_NUM_TASKS": "5", "PROCID": str(index)}
+    for name, value in (step | {"JOB_ID": "7", "STEP_ID": "0"}).items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if gpus is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    addresses, found = rnagen.read_cluster(rnagen.slurm_cluster(5, index))
+    assert found == index
+    assert [address.split(":")[0] for address in addresses] == ["a", "a", "b", "b", "c"]
+    assert len(set(addresses)) == 5
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == left
+    monkeypatch.setenv("SLURM_STEP_ID", "1")
+    assert not {*rnagen.read_cluster(rnagen.slurm_cluster(5, index))[0]} & {*addresses}
 
 
 def test_a_worker_that_never_comes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
