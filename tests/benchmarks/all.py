@@ -1,10 +1,10 @@
 """Run every speed benchmark and print one table in Markdown, with the machine and versions it was measured on.
 
-    python tests/benchmarks/all.py [--quick]
+    python tests/benchmarks/all.py [--quick] [--figure PATH]
 
-By hand, with nothing else running: about 45 minutes on 2 cores, --quick (fewer rounds, small sizes, to see whether
-everything runs) about 5. Each row names the command that gives it alone. generator.py, which is about quality, is not
-among them.
+By hand, with nothing else running: about half an hour on 2 cores; --quick (fewer rounds, small sizes, to see whether
+everything runs) 5 minutes. --figure draws how the main job grows. Each row names the script here, and its flags, that
+give it alone. generator.py, which is about quality, is not among them.
 """
 
 import argparse
@@ -27,16 +27,21 @@ SCRIPTS = {  # and what is smaller when it has to be quick
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller sizes")
+    parser.add_argument("--figure", help="a .png to draw how time and memory grow in")
     args = parser.parse_args()
     print(f"Measured on {harness.machine()}.\n\n| what | measured | by |\n|---|---|---|", flush=True)
+    failed = False
     for script, quick in SCRIPTS.items():
-        command = [sys.executable, str(Path(__file__).with_name(script)), *(quick if args.quick else [])]
+        more = ["--figure", args.figure] if args.figure and script == "scaling.py" else []
+        command = [sys.executable, str(Path(__file__).with_name(script)), *(quick if args.quick else []), *more]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             for line in process.stdout:
                 if line.startswith("|"):
                     print(line, end="", flush=True)
         if process.returncode:
+            failed = True
             print(f"| {script} | failed | `{' '.join(command[1:])}` |", flush=True)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "rnagen.py")
 sys.path.insert(0, str(ROOT))
+import rnagen  # noqa: E402
 
 
 def machine() -> str:
@@ -32,13 +33,15 @@ def machine() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("tensorflow", "keras", "numpy", "pandas"))
     return (
-        f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB{gpus}, {platform.system()}; "
+        f"{rnagen.CORES} cores of {model}, {memory:.0f} GiB{gpus}, {platform.system()}; "
         f"Python {platform.python_version()}, {versions}"
     )
 
 
-def timed(command: Sequence[object], folder: Path, environment: dict[str, str] | None = None) -> tuple[float, float]:
+def timed(command: Sequence[object], folder: Path) -> tuple[float, float]:
     """Run a Python command in folder; return its wall seconds and its peak memory in GB.
+
+    The peak is at least the most that this process has had, as which the other one begins: keep it small.
 
     Raises
     ------
@@ -52,7 +55,6 @@ def timed(command: Sequence[object], folder: Path, environment: dict[str, str] |
             cwd=folder,
             stdout=subprocess.DEVNULL,
             stderr=errors,
-            env={**os.environ, **(environment or {})},
         )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
@@ -61,6 +63,17 @@ def timed(command: Sequence[object], folder: Path, environment: dict[str, str] |
             errors.seek(0)
             raise RuntimeError(f"{command}: {errors.read()[-2000:]}")
     return seconds, usage.ru_maxrss * 1024 / 1e9
+
+
+def write_cohort(path: Path, samples: int, genes: int, types: int) -> None:
+    """Write a simulated cohort of that shape to a parquet file; another process makes it (see timed)."""
+    program = (
+        "import rnagen, pandas as pd\n"
+        f"cohort = rnagen.simulate_cohort({samples}, {genes}, {types})\n"
+        "table = pd.DataFrame(cohort.expression, cohort.samples, cohort.genes).assign(type=cohort.types)\n"
+        f"table.to_parquet({str(path)!r})"
+    )
+    timed(["-c", program], ROOT)
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:

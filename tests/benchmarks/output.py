@@ -11,18 +11,12 @@ from pathlib import Path
 
 import harness
 
-import rnagen
-
 
 def measure(rows: int = 1_000_000, genes: int = 942, suffix: str = ".parquet") -> None:
-    import pandas as pd
-
     peaks = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        cohort = rnagen.simulate_cohort(2000, genes, 20)
-        table = pd.DataFrame(cohort.expression, cohort.samples, cohort.genes).assign(type=cohort.types)
-        table.to_parquet(folder / "cohort.parquet")
+        harness.write_cohort(folder / "cohort.parquet", 2000, genes, 20)
         learn = [harness.SCRIPT, "--rnaseq", "cohort.parquet", "--test_fraction", "0", "-e", "1"]
         harness.timed([*learn, "--save_model", "model.safetensors"], folder)
         draw = [harness.SCRIPT, "--load_model", "model.safetensors", "--output", f"samples{suffix}", "--overwrite"]

@@ -1,4 +1,4 @@
-"""Time drawing synthetic rows in memory: decoded means alone, and whole samples in the input's units.
+"""Time drawing synthetic rows to memory: standardised and without noise, and whole samples in the input's units.
 
 python tests/benchmarks/sampling.py [--rounds 7] [--genes 942] [--rows 100000]
 """
@@ -39,7 +39,7 @@ def measure(rounds: int = 7, genes: int = 942, rows: int = 100_000) -> None:
         for _ in synthesiser.draw(types, 1, "output"):
             pass
 
-    for name, work in (("decoding", decoded), ("drawing with noise, in the table's units", sampled)):
+    for name, work in (("standardised, without noise", decoded), ("in the table's units", sampled)):
         work()
         rates = []
         for _ in range(rounds):
@@ -47,7 +47,7 @@ def measure(rounds: int = 7, genes: int = 942, rows: int = 100_000) -> None:
             work()
             rates.append(rows / (time.perf_counter() - start) / 1000)
         harness.table_row(
-            f"{name}, {genes} genes, to memory",
+            f"drawing samples of {genes} genes to memory, {name}",
             f"{statistics.median(rates):,.0f} thousand samples/s {harness.spread(rates, 0)}",
         )
 
