@@ -477,7 +477,10 @@ def slurm_cluster(tasks: int, index: int) -> str:
         gpus_per_task=1,
         auto_set_gpu=False,  # it would take GPUs of others, since it counts from 0
     )
-    addresses = resolver.cluster_spec().job_tasks("worker")
+    addresses = sorted(  # it puts n10 before n2, Slurm does not
+        resolver.cluster_spec().job_tasks("worker"),
+        key=lambda address: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", address)],
+    )
     hosts = [address.rpartition(":")[0] for address in addresses]
     here, number = hosts.count(hosts[index]), hosts[:index].count(hosts[index])
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
@@ -2495,8 +2498,8 @@ def compare_accuracy(real: float, same_steps: float, augmented: float) -> dict[s
     return {"real": real, "same_steps": same_steps, "augmented": augmented}
 
 
-def draw_peers(tables: Tables, labels: np.ndarray, seed: int) -> dict[str, Rows]:
-    """Return, by name, rows of the given type indices by what one would use instead of a trained generator.
+def draw_peers(tables: Tables, labels: np.ndarray, seed: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the name and genes (rows, genes), of the given type indices, of what one would use instead of a generator.
 
     copies are training rows again; SMOTE lies between neighbours of a type (Chawla et al. 2002); gaussian is -m
     gaussian. SMOTE takes at most 5 neighbours, fewer where the smallest type has fewer, and copies types of one row.
@@ -2510,9 +2513,9 @@ def draw_peers(tables: Tables, labels: np.ndarray, seed: int) -> dict[str, Rows]
     for one_type in np.unique(labels):
         wanted = labels == one_type
         source[wanted] = rng.choice(np.flatnonzero(types == one_type), wanted.sum())
-    peers = {"copies": genes[source]}
+    yield "copies", genes[source]
 
-    between = peers["copies"].copy()
+    between = genes[source]
     several = counts > 1
     if several.sum() > 1:  # SMOTE wants two types
         wanted = np.bincount(labels, minlength=len(counts))
@@ -2526,13 +2529,12 @@ def draw_peers(tables: Tables, labels: np.ndarray, seed: int) -> dict[str, Rows]
         drawn, drawn_types = (part[within.sum() :] for part in smote.fit_resample(genes[within], types[within]))
         for one_type in np.flatnonzero(several):
             between[labels == one_type] = drawn[drawn_types == one_type]
-    peers["SMOTE"] = between
+    yield "SMOTE", between
 
     factors = fit_gaussians(tables.train, len(counts), None)
     generator = Generator("gaussian", factors, tables.preprocessing.lowest)
     synthesiser = Synthesiser(generator, tables.preprocessing, tables.genes, tables.types, counts)
-    peers["gaussian"] = synthesiser.rows(labels, seed, "peers", 1.0)[0]
-    return {name: (rows, labels.astype(np.int32)) for name, rows in peers.items()}
+    yield "gaussian", synthesiser.rows(labels, seed, "peers", 1.0)[0]
 
 
 def interval(differences: np.ndarray) -> dict[str, Any]:
@@ -4328,10 +4330,11 @@ def experiment(
     control = real.accuracy_at(steps)
     predicted[CONTROL] = real.predict()
     if args.compare:
-        for name, rows in draw_peers(tables, labels, seed).items():
-            peer = ClassifierRun(joined(tables.train, rows), tables, [steps], seed)
+        for name, genes in draw_peers(tables, labels, seed):
+            peer = ClassifierRun(joined(tables.train, (genes, labels.astype(np.int32))), tables, [steps], seed)
             peer.accuracy_at(steps)
             predicted[name] = peer.predict()
+            peer.training.release()
     predicted[f"this {args.model}"] = augmented.predict()
     results = {"accuracy": compare_accuracy(before, control, after), "sampling": sampled}
     return results, predicted, accuracy_by_epoch(real, augmented) if args.plot is not None else None

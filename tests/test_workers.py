@@ -197,7 +197,7 @@ def test_an_address_in_use_is_one_line(tables: list[object], monkeypatch: pytest
 def test_tasks_of_a_slurm_step_share_the_gpus_of_their_machine(
     gpus: str | None, index: int, left: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = {"STEP_NODELIST": "a,b,c", "STEP_TASKS_PER_NODE": "2(x2),1", "STEP_NUM_TASKS": "5", "PROCID": str(index)}
+    step = {"STEP_NODELIST": "n[8-10]", "STEP_TASKS_PER_NODE": "2(x2),1", "STEP_NUM_TASKS": "5", "PROCID": str(index)}
     for name, value in (step | {"JOB_ID": "7", "STEP_ID": "0"}).items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -205,7 +205,7 @@ def test_tasks_of_a_slurm_step_share_the_gpus_of_their_machine(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     addresses, found = rnagen.read_cluster(rnagen.slurm_cluster(5, index))
     assert found == index
-    assert [address.split(":")[0] for address in addresses] == ["a", "a", "b", "b", "c"]
+    assert [address.split(":")[0] for address in addresses] == ["n8", "n8", "n9", "n9", "n10"]
     assert len(set(addresses)) == 5
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == left
     monkeypatch.setenv("SLURM_STEP_ID", "1")
