@@ -766,7 +766,7 @@ def has_ids(table: pd.DataFrame) -> bool:
     """Return whether a table's index holds sample ids, and not row numbers or what a filter has left of these."""
     import pandas as pd
 
-    if isinstance(table.index, pd.RangeIndex):
+    if isinstance(table.index, pd.RangeIndex) or table.columns.empty:
         return False
     numbers = table.index.name is None and table.index.dtype.kind == "i"
     return not numbers or table.columns[0] in ANNOTATION or table.iloc[:, 0].dtype.kind in "iuf"
@@ -790,7 +790,7 @@ def read_table(path: Path, text: bool = False) -> pd.DataFrame:
             pyarrow.default_memory_pool().release_unused()  # it keeps up to twice the table
             if has_ids(table):
                 table = table.reset_index()
-            for number in range(len(table.columns) if text else 1):
+            for number in range(len(table.columns))[: None if text else 1]:
                 column = table.iloc[:, number]
                 table.isetitem(number, column.astype(str).mask(column.isna()))
         else:

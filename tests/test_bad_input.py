@@ -68,6 +68,13 @@ def test_truncated_parquet(tmp_path: Path) -> None:
     assert f"{path}: cannot be read as a table" in call(*files).error(1)
 
 
+@pytest.mark.parametrize("ids", [pd.RangeIndex(3), pd.Index([5, 7, 9]), pd.Index(["a", "b", "c"])])
+def test_parquet_without_columns(tables: list[object], ids: pd.Index) -> None:
+    pd.DataFrame(index=ids).to_parquet("empty.parquet")
+    for files in (["--rnaseq", "empty.parquet"], [*tables[:3], "empty.parquet"]):
+        assert "empty.parquet: has a single column; separate columns" in call(*files).error(1)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
