@@ -666,9 +666,8 @@ def simulate_cohort(samples: int = 15_198, genes: int = 942, types: int = 33, se
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a name beside path to write to, and rename it to path once all is written."""
     path = path.resolve()  # what a link points to is replaced, not the link
-    beside = path.with_name(
-        f".rnagen-{secrets.token_hex(8)}{path.suffix}"
-    )  # processes of several machines share folders
+    # at random, since processes of several machines may share a folder and a number
+    beside = path.with_name(f".rnagen-{secrets.token_hex(8)}{path.suffix}")
     try:
         yield beside
         beside.replace(path)
@@ -1225,10 +1224,11 @@ class Preprocessing:
         constant = np.where(kept, np.nan, np.fmin.reduce(expression))
         low, high = low[kept], high[kept]
         mean, sd = np.empty_like(low), np.empty_like(low)
-        for start in range(0, len(low), GENES_AT_ONCE):
-            own = np.flatnonzero(kept)[start : start + GENES_AT_ONCE]
-            part = values[:, own].astype(np.float64)
-            mean[start : start + len(own)], sd[start : start + len(own)] = np.nanmean(part, 0), np.nanstd(part, 0)
+        columns = np.flatnonzero(kept)
+        for start in range(0, len(columns), GENES_AT_ONCE):
+            own = slice(start, start + GENES_AT_ONCE)
+            part = values[:, columns[own]].astype(np.float64)
+            mean[own], sd[own] = np.nanmean(part, axis=0), np.nanstd(part, axis=0)
         return cls(kept, constant, mean, sd, low, high - low, log2, floor, whole)
 
     def standardise(self, expression: np.ndarray) -> np.ndarray:
@@ -2182,12 +2182,10 @@ class Synthesiser:
         They come after the given rows, if any, in one array that is filled block by block and that training can share:
         there may be no room for another.
         """
-        before, types = 0, labels.astype(np.int32)
+        before, types = 0 if after is None else len(after[1]), labels.astype(np.int32)
+        genes = room_for(before + len(types), np.count_nonzero(self.preprocessing.kept))
         if after is not None:
-            before, types = len(after[1]), np.concatenate([after[1], types])
-        genes = room_for(len(types), np.count_nonzero(self.preprocessing.kept))
-        if after is not None:
-            genes[:before] = after[0]
+            genes[:before], types = after[0], np.concatenate([after[1], types])
         for number, block in enumerate(self.draw(labels, seed, purpose, temperature)):
             start = before + number * BLOCK
             genes[start : start + len(block)] = self.preprocessing.standardise(block)
@@ -2426,7 +2424,7 @@ def try_choices(
     predicted: list[list[list[np.ndarray]]] = []
     training = None
     for number, held in enumerate(held_out):
-        real = take_rows(rows, fold != number)
+        real, unseen = take_rows(rows, fold != number), rows[0][held]
         counts = np.bincount(real[1], minlength=len(tables.types))
         generator = start_generator(model, real, tables.groups[fold != number], tables, latent_dim)
         synthesiser = Synthesiser(generator, tables.preprocessing, tables.genes, tables.types, counts)
@@ -2445,7 +2443,7 @@ def try_choices(
             predicted[-1].append([])
             for step in CHOICE_STEPS:
                 training.advance(step - training.steps)
-                predicted[-1][-1].append(training.model.predict(rows[0][held]))
+                predicted[-1][-1].append(training.model.predict(unseen))
             training.release()
     return np.concatenate([np.array(part) for part in predicted], axis=2), np.concatenate(held_out)
 
@@ -4571,9 +4569,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:
         memory = isinstance(error, MemoryError) or out_of_memory(error)
-        expected = memory or isinstance(
-            error, RnagenError | OSError | ImportError
-        )  # OSError: a full disk, a closed pipe
+        # OSError: a full disk, a closed pipe
+        expected = memory or isinstance(error, RnagenError | OSError | ImportError)
         if args.debug or not expected:
             raise
         reason = (str(error) or "not enough memory").split("\n")[0]

@@ -32,17 +32,14 @@ def measure(rounds: int = 5) -> None:
     base = times["import tensorflow"]
     harness.table_row("`import tensorflow` alone", f"{statistics.median(base):.1f} s")
     for name, what in WHAT.items():
-        ratios = [one / other for one, other in zip(times[name], base, strict=True)]
-        shares = [one / other for one, other in zip(times[name], times[f"{name}, Keras fit"], strict=True)]
+        keras = times[f"{name}, Keras fit"]
         harness.table_row(
             f"{what}, whole process",
-            f"{statistics.median(times[name]):.1f} s, {statistics.median(ratios):.2f} times the import "
-            f"{harness.spread(ratios)}",
+            f"{statistics.median(times[name]):.1f} s, {harness.ratio(times[name], base)} times the import",
         )
         harness.table_row(
             f"{what} against the same protocol in plain Keras `fit`",
-            f"{statistics.median(shares):.2f} {harness.spread(shares)} of its "
-            f"{statistics.median(times[f'{name}, Keras fit']):.1f} s",
+            f"{harness.ratio(times[name], keras)} of its {statistics.median(keras):.1f} s",
         )
 
 

@@ -4,6 +4,7 @@ import argparse
 import inspect
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -79,6 +80,12 @@ def write_cohort(path: Path, samples: int, genes: int, types: int) -> None:
 def spread(values: Sequence[float], digits: int = 2) -> str:
     """Format the least and the most of several measurements."""
     return f"({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else ""
+
+
+def ratio(times: Sequence[float], others: Sequence[float]) -> str:
+    """Format how many times the others each round took: the median, the least and the most."""
+    ratios = [one / other for one, other in zip(times, others, strict=True)]
+    return f"{statistics.median(ratios):.2f} {spread(ratios)}"
 
 
 def table_row(what: str, measured: str) -> None:

@@ -13,7 +13,6 @@ import harness
 
 
 def measure(rows: int = 1_000_000, genes: int = 942, suffix: str = ".parquet") -> None:
-    peaks = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         harness.write_cohort(folder / "cohort.parquet", 2000, genes, 20)
@@ -21,13 +20,13 @@ def measure(rows: int = 1_000_000, genes: int = 942, suffix: str = ".parquet") -
         harness.timed([*learn, "--save_model", "model.safetensors"], folder)
         draw = [harness.SCRIPT, "--load_model", "model.safetensors", "--output", f"samples{suffix}", "--overwrite"]
         for many in (10_000, rows):
-            peaks.append(harness.timed([*draw, "-n", many, "--results", "results.json"], folder)[1])
+            _, peak = harness.timed([*draw, "-n", many, "--results", "results.json"], folder)
             seconds = json.loads((folder / "results.json").read_text())["output"]["seconds"]
             size = (folder / f"samples{suffix}").stat().st_size / 1e9
             harness.table_row(
                 f"drawing and writing {many:,} samples of {genes} genes to {suffix}",
                 f"{seconds:.1f} s, {many / seconds / 1000:,.0f} thousand samples/s, {size:.2f} GB; "
-                f"peak memory {peaks[-1]:.2f} GB",
+                f"peak memory {peak:.2f} GB",
             )
 
 

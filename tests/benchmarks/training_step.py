@@ -112,11 +112,10 @@ def measure(rounds: int = 9, genes: int = 942, batch: int = 128) -> None:
     rnagen.load_tensorflow()
     flops, peak = step_flops(genes, batch), peak_flops()
     ours, theirs = (statistics.median(times[part]) for part in THREADS)
-    ratios = [a / b for a, b in zip(times["rnagen"], times["fit"], strict=True)]
     what = f"training step of the CVAE, {batch} rows of {genes} genes"
     harness.table_row(
         what,
-        f"{ours:.2f} ms, {statistics.median(ratios):.2f} {harness.spread(ratios)} of Keras `fit`'s {theirs:.2f} ms",
+        f"{ours:.2f} ms, {harness.ratio(times['rnagen'], times['fit'])} of Keras `fit`'s {theirs:.2f} ms",
     )
     harness.table_row(
         f"{what}, of the matrix-multiply peak",

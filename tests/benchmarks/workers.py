@@ -52,11 +52,10 @@ def measure(rounds: int = 3, batch_size: int = 128) -> None:
                 taken.append(train(count, arguments, Path(folder)))
     for number, what in enumerate(("main job", "its generator's training")):
         one, two = ([taken[number] for taken in times[count]] for count in times)
-        ratios = [b / a for a, b in zip(one, two, strict=True)]
         harness.table_row(
             f"two workers on one machine, {what}",
-            f"{statistics.median(two):.1f} s, {statistics.median(ratios):.2f} {harness.spread(ratios)} times one "
-            f"worker's {statistics.median(one):.1f} s",
+            f"{statistics.median(two):.1f} s, {harness.ratio(two, one)} times one worker's "
+            f"{statistics.median(one):.1f} s",
         )
     differences = [abs(shared[2] / alone[2] - 1) for alone, shared in zip(times[1], times[2], strict=True)]
     harness.table_row("last val_loss of two workers against one, relative difference", f"{max(differences):.0e}")
