@@ -30,12 +30,22 @@ training steps on real data alone.
     python rnagen.py --plot
     python rnagen.py --rnaseq expression.tsv.gz --types types.tsv --plot
 
-Without --rnaseq it takes the CANDLE RNA-seq tables, or, where they cannot be
-had, a simulated cohort, and says so. README.md has formats, method and limits.
+Without --rnaseq it takes the CANDLE RNA-seq tables, or, where these are
+unavailable, a simulated cohort, and says so. README.md has formats, method and
+limits.
 """
 
-# From top to bottom: settings; errors and streams; workers; data; split and preprocessing; training; the classifier;
-# generators; sampling; the experiment; quality; files out; command line. A function stands before its first caller.
+# The parts, each using only what stands above it:
+#   foundations     errors, random streams, samples, files that appear whole or not at all
+#   data            tables of any layout -> Cohort (expression, types, groups)
+#   preprocessing   Cohort -> Dataset: split by groups, standardised on training samples
+#   training        networks, the one training loop, workers that share it
+#   generators      factor model, Gaussian, and the CVAE that goes on from it
+#   sampling        Sampler: synthetic samples in the table's units; model files; tables out
+#   experiment      arms that differ in their rows alone, their scores and intervals
+#   report          one table of measures: fidelity, utility, privacy
+#   figures         accuracy by epoch, and the report
+#   command line    main -> run: read, train, draw, judge, write; the only part that knows args and prints
 
 from __future__ import annotations
 
@@ -46,6 +56,7 @@ import csv
 import functools
 import gzip
 import hashlib
+import importlib
 import io
 import itertools
 import json
@@ -53,175 +64,73 @@ import lzma
 import math
 import os
 import platform
+import queue
 import re
 import secrets
-import socket
+import signal
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 import warnings
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from importlib import metadata
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+
+class Lazy:
+    """A package that is imported when it is first used: --help and wrong usage need none and answer at once."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        package = importlib.import_module(self._name)
+        if not hasattr(package, attribute):
+            return importlib.import_module(f"{self._name}.{attribute}")
+        return getattr(package, attribute)
+
+    def is_loaded(self) -> bool:
+        """Return whether anything has used the package."""
+        return self._name in sys.modules
+
+
 if TYPE_CHECKING:
+    import anndata
+    import h5py
+    import imblearn
     import keras
+    import matplotlib
     import pandas as pd
+    import pooch
+    import pyarrow
+    import safetensors
+    import scipy
+    import sklearn
     import tensorflow as tf
+    import threadpoolctl
+    import tqdm
     from matplotlib.axes import Axes
+else:
+    anndata, h5py, imblearn, keras, matplotlib = map(Lazy, ("anndata", "h5py", "imblearn", "keras", "matplotlib"))
+    pd, pooch, pyarrow, safetensors, scipy = map(Lazy, ("pandas", "pooch", "pyarrow", "safetensors", "scipy"))
+    sklearn, tf, threadpoolctl, tqdm = map(Lazy, ("sklearn", "tensorflow", "threadpoolctl", "tqdm"))
 
-__version__ = "1.0.0"
+__version__ = "2.0.0"
 
-# ---- settings ----------------------------------------------------------------------------------------------------
-
-HIDDEN_CLASSIFIER = (200, 100)  # the published classifier
-HIDDEN_ENCODER = (100, 100)  # the published encoder
-HIDDEN_DECODER = (100, 32)  # its last layer, the costly one, stands beside the loadings
-LATENT_CHOICES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)  # latent dimensions to choose from
-GAUSSIAN_LATENT = 200  # principal directions in which a Gaussian of each type has a covariance
-POOLING_CHOICES = (0.125, 0.25, 0.5, 1, 2, 4, 16)  # rows that the pooled covariance counts as, a latent dimension
-INNER_FOLDS = 5  # of the training groups, to choose such settings on
-MOST_PRIOR = 1e6  # half degrees of freedom of a prior, from which it is as good as certain
-LEAST_NOISE = 0.05  # share of a gene's variance within types that no direction explains
-LEAST_VARIANCE = 1e-3  # of a standardised gene: none is known better, and an outlier must not count for everything
-CLASSIFIER_BATCH = 256
-VALIDATION_FRACTION = 0.1  # of the training groups of each type
-UNUSED_LATENT = 0.1  # nats of KL a sample below which the latent carries nothing
-CLASSIFIER_RATE = 0.001  # Adam's default, as published
-GENERATOR_RATE = 0.001  # tests/benchmarks/generator.py
-DEFAULT_TYPES = 20
-DEFAULT_EPOCHS = 20
-DEFAULT_SAMPLES = 10_000
-CHOICE_TEMPERATURES = (1.0, 1.5, 2.0)
-CHOICE_STEPS = (200, 300)  # of the classifier, after which each choice is scored
-CHOICE_FOLDS = 4  # of the training groups, to choose temperature and number of synthetic rows on
-ENOUGH_HELD_OUT = 500  # rows: once inner folds of so many have been held out the others need not be
-FEW_SAMPLES = 2  # of a type, too few to know its spread
-FEWEST_TO_MATCH = 1000  # training samples from which as many synthetic ones are among the choices
-PLOT_EPOCHS = 20
-CONTROL = "real, same steps"
-COUNTS_ABOVE = 50.0  # never negative and above this: raw counts or TPM, since no log2 scale of expression gets there
-FLOOR_SHARE = 0.001  # a lowest value that this share of all entries sits at is the floor of its scale
-REPORT_ROWS = 5000  # of each kind that a report looks at, and that it draws
-REPORT_GENES = 2000  # whose correlations with each other it looks at
-NEIGHBOURS = 5  # to which the ball around a row reaches (Naeem et al. 2020)
-FEWEST = 10  # rows of a kind for measures of all types together
-FEWEST_OF_A_TYPE = 5  # rows for measures of a type, or to guess at
-FEWEST_TO_TELL = 40  # rows of a kind for a classifier that tells them apart
-COMPONENTS = 50  # principal ones, in which rows are told apart and have neighbours
-KERNEL_WIDTH = 0.25  # of the median distance between neighbours, for densities
-COPY_DISTANCE = 1e-3  # standard deviations a gene: what rounding leaves between a row and its copy
-UNCLEAR = 0.1  # what has an interval that reaches so far beyond its limit is not known to keep it
-WORST_TYPES = 5  # printed
-TYPE_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000")  # Okabe and Ito 2008
-OTHER_COLOUR = "#bbbbbb"
-SYNTHETIC_COLOUR, TRAINING_COLOUR = TYPE_COLOURS[:2]
-FIGURE_ROWS = 1000  # of each kind that a figure shows
-FIGURE_PAIRS = 4000  # of numbers
-JOIN_SECONDS = 50  # that a worker waits for the others to start
-SLURM_PORTS = range(20_000, 30_000)  # below those that systems give to outgoing connections
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 BLOCK = 1024  # rows drawn from one random stream: 4 MB at 942 genes, which stays in cache
-GENES_AT_ONCE = 256  # in float64
-DRAWN_AHEAD = 2**30  # bytes of blocks under way at most, but two
-STEPS_A_CALL = 100  # training steps in one graph call: seldom enough to be free, often enough for Ctrl-C
-
-MODEL_NAMES = {
-    "cvae": "conditional autoencoder",
-    "vae": "variational autoencoder",
-    "ae": "autoencoder",
-    "gaussian": "Gaussian of each type",
-}
-
-QUESTIONS = {"looks_real": "Looks real", "behaves_real": "Behaves real", "is_private": "Is private"}
-MEASURES = {  # of a report, and what they are called
-    "looks_real": {
-        "ks_median": "Kolmogorov-Smirnov distance, median gene",
-        "ks_share_beyond": "genes beyond the real 95% of it",
-        "mean_agreement": "agreement of means by type",
-        "variance_agreement": "agreement of variances within types",
-        "correlation_agreement": "agreement of gene-gene correlations",
-        "mmd": "maximum mean discrepancy, squared",
-        "two_sample_auc": "classifier two-sample AUC",
-        "precision": "precision",
-        "recall": "recall",
-        "density": "density",
-        "coverage": "coverage",
-    },
-    "behaves_real": {
-        "tstr_accuracy": "test accuracy, trained on it",
-        "tstr_balanced_accuracy": "test balanced accuracy, trained on it",
-        "tstr_macro_f1": "test macro F1, trained on it",
-        "de_overlap_50": "top 50 genes of each type recovered",
-        "de_overlap_100": "top 100 genes of each type recovered",
-        "de_rank_correlation": "correlation of gene ranks by type",
-        "log_fold_change_correlation": "correlation of log-fold changes",
-    },
-    "is_private": {
-        "attack_auc": "membership attack AUC, nearest sample",
-        "density_ratio_attack_auc": "membership attack AUC, density ratio",
-        "copies": "exact copies of training samples",
-        "near_copies": "near copies of training samples",
-        "closest_record_median": "distance to the closest (weak evidence)",
-    },
-}
-ATTACKS = ("attack_auc", "density_ratio_attack_auc")
-LIMITS = {  # at most, or at least, a number plus a share of the reference
-    "looks_real": {
-        "two_sample_auc": ("most", 0.7, 0),
-        "ks_median": ("most", 0.05, 1),
-        "mean_agreement": ("least", 0, 0.8),
-        "variance_agreement": ("least", 0, 0.5),
-        "correlation_agreement": ("least", 0, 0.8),
-        "recall": ("least", 0, 0.5),
-        "coverage": ("least", 0, 0.5),
-    },
-    "behaves_real": {
-        "tstr_balanced_accuracy": ("least", -0.05, 1),
-        "de_rank_correlation": ("least", 0, 0.8),
-        "log_fold_change_correlation": ("least", 0, 0.8),
-    },
-    "is_private": {
-        "attack_auc": ("most", 0.55, 0),
-        "density_ratio_attack_auc": ("most", 0.55, 0),
-        "copies": ("most", 0, 1),
-        "near_copies": ("most", 0.01, 1),
-    },
-}
-
-CANDLE_URL = "https://ftp.mcs.anl.gov/pub/candle/public/benchmarks/Examples/rnagen/"
-CANDLE_FILES = ("combined_rnaseq_data_lincs1000_source_scale", "combined_cancer_types")
-CANDLE_SOURCES = ("CCLE", "CTRP", "GDSC", "NCI60", "gCSI", "GDC")
-DOWNLOAD_TIMEOUT = (5, 30)  # seconds to connect, seconds without a byte
-
-LARGEST_LATENT = 1000
-TEMPERATURES = (0.01, 10)  # the least and the most
-MODEL_FORMAT = 3  # of model files; any other is refused
-MODEL_TENSORS = ("type_means", "loadings", "noise", "latent_root", "stretch", "latent_mean")  # of a Generator
-MOMENT_TENSORS = ("drawn_mean", "drawn_sd")
-SCALE_TENSORS = ("mean", "sd", "low", "span")  # of a Preprocessing
-ROW_GROUP = 8 * BLOCK  # rows of a parquet row group
-UNKNOWN_TRAINING = "the samples that it was trained on are not known; list their ids in a file for --train_ids"
-REPORT_FILES = ("report.json", "report.png")
-FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
-OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-UNREADABLE = (OSError, EOFError, ValueError, csv.Error, zlib.error, lzma.LZMAError)  # pandas' own are ValueErrors
-ANNOTATION = ("type", "group")  # columns of an expression table that are no genes
-LARGEST = 1e12  # no count or TPM comes near; far above, squares leave float32
-
-Rows = tuple[np.ndarray, np.ndarray]  # standardised genes (rows, genes) float32, type indices (rows,) int32
-Unit = tuple[np.ndarray, np.ndarray]  # scale and offset (genes,) that take standardised genes to [0, 1]
+MIN_VARIANCE = 1e-3  # of a standardised gene: none is known better, and an outlier must not count for everything
 
 
-# ---- errors and streams ------------------------------------------------------------------------------------------
+# ---- foundations: errors, random streams, samples, and files that appear whole or not at all --------------------
 
 
 class RnagenError(Exception):
@@ -234,17 +143,10 @@ def shorten(name: str, most: int = 20) -> str:
     return name if len(name) <= most else name[: most - 3] + "..."
 
 
-def note(message: str) -> None:
-    """Say on stderr, in one line, what the user should know but did not ask for."""
-    print(f"rnagen: {message}", file=sys.stderr, flush=True)
-
-
-def say(line: str = "") -> None:
-    """Print a line of results on stdout, clear of any live bar."""
-    from tqdm import tqdm
-
-    tqdm.write(line, file=sys.stdout)
-    sys.stdout.flush()
+def list_some(names: Iterable[str]) -> str:
+    """List the first five of some names, and count the rest."""
+    names = sorted(map(shorten, names))
+    return ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)
 
 
 def stream(seed: int, name: str, block: int = 0) -> np.random.Generator:
@@ -252,282 +154,50 @@ def stream(seed: int, name: str, block: int = 0) -> np.random.Generator:
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence([seed, zlib.crc32(name.encode()), block])))
 
 
-@contextlib.contextmanager
-def silenced_stderr() -> Iterator[None]:
-    """Send file descriptor 2 to nowhere: TensorFlow's C++ start-up lines do not pass through Python."""
-    sys.stderr.flush()
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
+def sklearn_seed(rng: np.random.Generator) -> int:
+    """Return a seed for what takes no Generator."""
+    return int(rng.integers(2**31))
 
 
-def import_tensorflow() -> None:
-    """Import TensorFlow without a word on stderr.
+def aligned_array(rows: int, genes: int) -> np.ndarray:
+    """Return an array (rows, genes), float32, that begins where TensorFlow wants its tensors to: at 64 bytes."""
+    memory = np.empty(4 * rows * genes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + 4 * rows * genes].view(np.float32).reshape(rows, genes)
 
-    Raises
-    ------
-    RnagenError
-        TensorFlow is not installed.
+
+def shared_tensor(x: np.ndarray) -> tf.Tensor:
+    """Return a table (rows, genes) as a tensor in the same memory, which must not change any more.
+
+    What is not laid out as by aligned_array is copied to such a place. TensorFlow's own way copies twice, into memory
+    that it keeps when the tensor is gone.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # operations this small run faster side by side than split up
-    try:
-        with silenced_stderr():
-            import tensorflow as tf
-
-            tf.get_logger().setLevel("ERROR")
-    except ImportError as error:
-        raise RnagenError(f"TensorFlow cannot be imported ({error}): pip install -r requirements.txt") from error
-
-
-def load_tensorflow() -> None:
-    """Import TensorFlow and start its devices without a word on stderr.
-
-    Raises
-    ------
-    RnagenError
-        TensorFlow is not installed.
-    """
-    import_tensorflow()
-    import tensorflow as tf
-
-    with silenced_stderr():
-        tf.zeros(1)
-
-
-# ---- workers: one process, or several that share the training ----------------------------------------------------
+    if x.ctypes.data % 64 or not x.flags.carray or x.dtype != np.float32:
+        copy = aligned_array(*x.shape)
+        copy[:] = x
+        x = copy
+    return tf.experimental.dlpack.from_dlpack(x.__dlpack__())
 
 
 @dataclass(frozen=True)
-class Workers:
-    """The processes and devices that take a share of every batch each, by TensorFlow's distribution engine.
+class Samples:
+    """Standardised expression x (rows, genes), float32, and type codes y (rows,), int32."""
 
-    Every worker goes through the same program on the same data; only the sums over a batch are shared. index is this
-    worker's, count the number of workers; without a strategy there is nobody else.
-    """
+    x: np.ndarray
+    y: np.ndarray
 
-    strategy: tf.distribute.Strategy | None = None
-    index: int = 0
-    count: int = 1
+    def __len__(self) -> int:
+        return len(self.y)
 
-    @property
-    def chief(self) -> bool:
-        """Whether this worker is the one to print results and write files."""
-        return self.index == 0
+    def take(self, index: np.ndarray) -> Samples:
+        """Return the given rows (indices or mask)."""
+        return Samples(self.x[index], self.y[index])
 
-    def sum_shares(self, size: tf.Tensor, sums: Callable[[tf.Tensor, tf.Tensor], list[tf.Tensor]]) -> list[tf.Tensor]:
-        """Return what sums(start, end) returns for each share of a batch of that size, summed over all shares."""
-        import tensorflow as tf
-
-        if self.strategy is None:
-            return sums(tf.constant(0), size)
-        shapes: list[list[int]] = []
-        shares = self.strategy.num_replicas_in_sync
-
-        def share() -> tf.Tensor:
-            number = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
-            parts = sums(size * number // shares, size * (number + 1) // shares)
-            shapes[:] = [part.shape.as_list() for part in parts]
-            return tf.concat([tf.reshape(part, [-1]) for part in parts], 0)  # one message a step
-
-        total = self.strategy.reduce("SUM", self.strategy.run(share), axis=None)
-        parts = tf.split(total, [math.prod(shape) for shape in shapes])
-        return [tf.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
-
-    def agree(self, values: np.ndarray) -> np.ndarray:
-        """Return the chief's values, whatever this worker's are."""
-        return self.gather(values)[0]
-
-    def gather(self, values: np.ndarray) -> np.ndarray:
-        """Return the values (any,) of all workers (count, any), once all have called this.
-
-        Raises
-        ------
-        RnagenError
-            A worker has stopped.
-        """
-        if self.count == 1:
-            return values[None]
-        import tensorflow as tf
-
-        rows = np.zeros((self.count, len(values)))
-        rows[self.index] = values
-        # every device of a worker returns the same tensor, which counts once
-        total = tf.function(lambda mine: self.strategy.reduce("SUM", self.strategy.run(lambda: mine), axis=None))
-        with self.watching():
-            return total(tf.constant(rows)).numpy()
-
-    @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        """Turn what TensorFlow raises when another worker stops into one line."""
-        import tensorflow as tf
-
-        try:
-            yield
-        except tf.errors.OpError as error:
-            if self.count == 1:
-                raise
-            raise RnagenError(
-                f"worker {self.index} of {self.count}: another worker has stopped or cannot be reached "
-                f"({type(error).__name__}); start all of them again"
-            ) from error
-
-    def compare(self, digests: dict[str, str]) -> None:
-        """Find out whether all workers have the same of each named thing, given by hexadecimal digests.
-
-        Raises
-        ------
-        RnagenError
-            They have not.
-        """
-        for what, digest in digests.items():
-            numbers = np.array([int(digest[start : start + 8], 16) for start in range(0, 64, 8)], float)
-            others = np.flatnonzero((self.gather(numbers) != numbers).any(1))
-            if len(others):
-                raise RnagenError(
-                    f"worker {self.index} of {self.count} has other {what} than worker {others[0]}; start all workers "
-                    f"with the same command and tables"
-                )
-
-
-ALONE = Workers()
-
-
-def read_cluster(text: str) -> tuple[list[str], int]:
-    """Return the workers' addresses and this one's index among them, as TF_CONFIG tells.
-
-    Raises
-    ------
-    RnagenError
-        It is not JSON, or not a cluster of workers with this process among them.
-    """
-    try:
-        config = json.loads(text)
-        cluster, task = config["cluster"], config["task"]
-        addresses = [*cluster.get("chief", []), *cluster.get("worker", [])]
-        index = task["index"] + (len(cluster.get("chief", [])) if task["type"] == "worker" else 0)
-        if not {"chief", "worker"} >= {*cluster, task["type"]}:
-            raise ValueError("only `chief` and `worker` are known")
-        if not all(re.fullmatch(r"[^\s/]+:\d{1,5}", address) for address in addresses):
-            raise ValueError("an address is not HOST:PORT")
-        if type(task["index"]) is not int or not 0 <= index < len(addresses):
-            raise ValueError(f"task {task['type']} {task['index']} is not among the {len(addresses)} addresses")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise RnagenError(
-            f"TF_CONFIG: cannot be used ({reason}); give "
-            f'{{"cluster": {{"worker": ["HOST:PORT", ...]}}, "task": {{"type": "worker", "index": 0}}}}, or unset it'
-        ) from error
-    return addresses, index
-
-
-def meet(addresses: Sequence[str], index: int) -> None:
-    """Wait until every worker has heard from every other: TensorFlow would wait for a missing one for ever.
-
-    Raises
-    ------
-    RnagenError
-        This worker's address is in use, or a worker has not come in JOIN_SECONDS.
-    """
-    here, deadline = addresses[index], time.monotonic() + JOIN_SECONDS
-    heard, told = {index}, {index}
-    try:
-        server = socket.create_server(("", int(here.rpartition(":")[2])))
-    except (OSError, OverflowError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).split(" (")[0]
-        raise RnagenError(
-            f"worker {index}: its address {here} cannot be used ({reason}); give it another (a new Slurm step "
-            f"has others)"
-        ) from error
-    with server:
-        server.settimeout(0.1)
-        while len(heard) < len(addresses) or len(told) < len(addresses):
-            with contextlib.suppress(OSError, ValueError), server.accept()[0] as caller:
-                caller.settimeout(1)
-                greeting, number = caller.recv(64).decode().split()
-                heard |= {int(number)} if greeting == "rnagen" else set()
-            for other in sorted({*range(len(addresses))} - told):
-                host, _, port = addresses[other].rpartition(":")
-                with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1) as line:
-                    line.sendall(f"rnagen {index}".encode())
-                    told.add(other)
-            if time.monotonic() > deadline:
-                missing = ", ".join(addresses[other] for other in sorted({*range(len(addresses))} - (heard & told)))
-                raise RnagenError(
-                    f"worker {index}: not heard from {missing} in {JOIN_SECONDS} seconds; start all workers at once"
-                )
-
-
-def slurm_cluster(tasks: int, index: int) -> str:
-    """Return the TF_CONFIG of a task of this Slurm step, every task a worker, as TensorFlow's resolver finds them.
-
-    Where the tasks of a machine see at least as many GPUs as they are, each takes its share of these.
-    """
-    import tensorflow as tf
-
-    step = f"{os.environ.get('SLURM_JOB_ID')}.{os.environ.get('SLURM_STEP_ID')}"
-    resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
-        port_base=SLURM_PORTS[zlib.crc32(step.encode()) % len(SLURM_PORTS)],  # so that steps do not meet on a machine
-        gpus_per_node=tasks,  # as if there were one for each: it takes no tasks without GPUs, nor more tasks than GPUs
-        gpus_per_task=1,
-        auto_set_gpu=False,  # it would take GPUs of others, since it counts from 0
-    )
-    addresses = sorted(  # it puts n10 before n2, Slurm does not
-        resolver.cluster_spec().job_tasks("worker"),
-        key=lambda address: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", address)],
-    )
-    hosts = [address.rpartition(":")[0] for address in addresses]
-    here, number = hosts.count(hosts[index]), hosts[:index].count(hosts[index])
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    if len(visible) >= here > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[number::here])
-    return json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
-
-
-def join_workers() -> Workers:
-    """Join the workers that TF_CONFIG or Slurm tells of, if there are others; nothing may have used TensorFlow before.
-
-    Raises
-    ------
-    RnagenError
-        TF_CONFIG is malformed, this worker's address cannot be used, or TensorFlow is not installed.
-    """
-    tasks, index = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)), int(os.environ.get("SLURM_PROCID", 0))
-    cluster = read_cluster(os.environ["TF_CONFIG"]) if os.environ.get("TF_CONFIG") else None
-    if (len(cluster[0]) if cluster else tasks) == 1:
-        return ALONE
-    import_tensorflow()
-    import tensorflow as tf
-
-    try:
-        if cluster is None:
-            os.environ["TF_CONFIG"] = slurm_cluster(tasks, index)  # where TensorFlow looks for it
-            cluster = read_cluster(os.environ["TF_CONFIG"])
-        addresses, index = cluster
-        meet(addresses, index)
-        with silenced_stderr():
-            strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    except (tf.errors.OpError, RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        raise RnagenError(f"worker {index} cannot join the others ({reason}); start all again") from error
-    return Workers(strategy, index, len(addresses))
-
-
-def use_devices(workers: Workers) -> Workers:
-    """Start TensorFlow; a lone worker becomes one for all GPUs of the machine, if there are several."""
-    load_tensorflow()
-    import tensorflow as tf
-
-    several = workers.strategy is None and len(tf.config.list_logical_devices("GPU")) > 1
-    return Workers(tf.distribute.MirroredStrategy()) if several else workers
-
-
-# ---- data: the cohort, simulated or read -------------------------------------------------------------------------
+    def join(self, other: Samples) -> Samples:
+        """Return these rows and then the others."""
+        x = aligned_array(len(self) + len(other), self.x.shape[1])
+        np.concatenate([self.x, other.x], out=x)
+        return Samples(x, np.concatenate([self.y, other.y]))
 
 
 @dataclass(frozen=True)
@@ -535,7 +205,8 @@ class Cohort:
     """Expression of a set of samples, each with a cancer type and a group that a split must not tear apart.
 
     expression is float32 (samples, genes) in the input's units, NaN where missing; samples, types and groups are
-    arrays of str (samples,), genes of str (genes,). grouping says how the groups were found.
+    arrays of str (samples,), genes of str (genes,). grouping and type_column say where groups and types were found;
+    notes are the lines that tell the user what was decided on the way.
     """
 
     name: str
@@ -546,11 +217,17 @@ class Cohort:
     types: np.ndarray
     groups: np.ndarray
     grouping: str
+    type_column: str = ""
+    notes: tuple[str, ...] = ()
 
     def take(self, rows: np.ndarray) -> Cohort:
         """Return the cohort of the given rows (indices or mask)."""
         columns = ("expression", "samples", "types", "groups")
         return replace(self, **{column: getattr(self, column)[rows] for column in columns})
+
+    def type_counts(self) -> dict[str, int]:
+        """Return the number of samples of each type, the most frequent first, then in alphabetical order."""
+        return dict(sorted(Counter(self.types.tolist()).items(), key=lambda item: (-item[1], item[0])))
 
     def fingerprint(self) -> str:
         """Hash the ids of the samples, in any order."""
@@ -564,24 +241,526 @@ class Cohort:
         return digest.hexdigest()
 
 
+# ---- interrupts: Ctrl-C and SIGTERM end the program at once, and leave nothing half written ----------------------
+
+INTERRUPTS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+UNFINISHED: set[Path] = set()  # files under way, the one thing that a process which is ended leaves behind
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a name beside path to write to, and rename it to path once all is written."""
+    path = path.resolve()  # what a link points to is replaced, not the link
+    # at random, since processes of several machines may share a folder and a number
+    beside = path.with_name(f".rnagen-{secrets.token_hex(8)}{path.suffix}")
+    UNFINISHED.add(beside)
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+        UNFINISHED.discard(beside)
+
+
+def wait_for_interrupt(signals: int, stderr: int) -> None:
+    """End the process when the first of INTERRUPTS arrives: remove unfinished files, and say so in one line."""
+    number = 0
+    while number not in INTERRUPTS:
+        number = os.read(signals, 1)[0]
+    for path in tuple(UNFINISHED):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+    progress_bar = "\n" if os.isatty(stderr) else ""  # which the line must not be appended to
+    os.write(stderr, f"{progress_bar}rnagen: {INTERRUPTS[number]}\n".encode())
+    os._exit(128 + number)
+
+
+def end_on_interrupts() -> None:
+    """Have a thread of its own end the process, with status 130 or 143, when Ctrl-C or SIGTERM comes.
+
+    A KeyboardInterrupt is raised wherever the main thread happens to be, and may get lost there: in a destructor or a
+    callback, which print it and go on; in an import, which makes an ImportError of it; or it waits, for the C++ that
+    the main thread is in and for all jobs of a pool of threads. Nothing can keep the thread from ending the process
+    but C code that lets no Python run, for as long as that takes.
+    """
+    signals, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
+    signal.set_wakeup_fd(wakeup)  # gets the number of each signal, in whichever thread it arrives
+    for number in INTERRUPTS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda *_: None)
+    # file descriptor 2 is pointed elsewhere at times, its duplicate is not
+    threading.Thread(target=wait_for_interrupt, args=(signals, os.dup(2)), daemon=True).start()
+
+
+@contextlib.contextmanager
+def default_interrupts() -> Iterator[None]:
+    """Leave INTERRUPTS to the system, which ends the process, while C++ lets no Python run or sets handlers itself."""
+    handlers = {number: signal.getsignal(number) for number in INTERRUPTS}
+    for number, handler in handlers.items():
+        signal.signal(number, signal.SIG_IGN if handler is signal.SIG_IGN else signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+# ---- data: a file becomes a table, and agreement of ids decides what its rows, columns and types are ------------
+
+OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}  # by the first bytes of a file
+UNREADABLE = (OSError, EOFError, ValueError, csv.Error, zlib.error, lzma.LZMAError)  # pandas' own are ValueErrors
+PEEK_LINES = 6  # that decide on the separator and the header
+COLUMNS_AT_ONCE = 256  # converted to float32
+MAX_EXPRESSION = 1e12  # no count or TPM comes near; far above, squares leave float32
+ROWS_THAT_TELL = 100  # whether a table holds whole numbers
+MISSING_CODES = (-99.0, -999.0, -9999.0, -99999.0)
+FEW_NEGATIVE = 0.05  # share of all values
+GROUPS_OF_A_TYPE = 5  # from which groups that are few and mix types are patients or the like, and no condition
+SAMPLES_OF_A_TYPE = 3  # from which a constant gene says something
+csv.field_size_limit(10**9)  # a line may be split by a separator that it does not have
+
+# Names of columns are compared in lower-case letters and digits only: OncotreeLineage is oncotree_lineage.
+TYPE_NAME = re.compile(
+    r".*(cancer|tumou?r|cell|sub|disease|histological)types?|.*lineage|.*primarydisease(ortissue)?|types?|cancer|"
+    r"disease|tissue|smts|class(es)?|labels?|(primary)?diagnosis|primarysite|histology|phenotype|organ|target"
+)
+DESCRIPTION = re.compile(  # of a gene or a sample: never expression
+    r"(gene|transcript|tx|hgnc|hugo|probe|feature|target|locus|entrez|entrezgene|ensembl|ensemblgene)?"
+    r"(ids?|names?|symbol)|geneidversion|gene(bio)?type|biotype|transcripttype|gene|probe|entrez|ensembl|idref|"
+    r"description|chr(om(osome)?)?|seqnames?|start|end|stop|strand|(effective|gene|bp)?length|width|cytobands?|locus|"
+    r"level|tag|source|(cancer|sample)typeid|sampletype|groups?|batch(id)?|plate|age|sex|gender|stage|grade|race|"
+    r"ethnicity|vitalstatus|survival|os(time|months|status)|purity"
+)
+ROW_NUMBER_NAMES = frozenset(["", "unnamed0", "index", "rownames", "rowname", "rownumber", "row", "x"])
+ID_NAME = re.compile(  # genes are called BID and RUNX1
+    r"(?i:.*(sample|barcode|accession).*|(patient|case|cell|cell.?line|run|subject|participant|donor|individual)s?)|"
+    r"(?i:(.*[ _.-])?id)|.*[a-z]I[Dd]"
+)
+MISSING = re.compile(
+    r"|#?n/?a|nan|none|null|nil|--?|[.?]|unknown|missing|unavailable|"
+    r"not(available|applicable|reported|evaluated|specified|known)"
+)
+NOT_GENES = re.compile(
+    r"__.*|!.*|N_(unmapped|multimapping|noFeature|ambiguous)|Unassigned_.*|"
+    r"no_feature|ambiguous|too_low_aQual|not_aligned|alignment_not_unique"
+)
+FILE_ENDINGS = re.compile(
+    r"([._-]?(Aligned|sortedByCoord|toTranscriptome|ReadsPerGene|out|sorted|sort|markdup|dedup|bam|sam|cram|counts?|"
+    r"htseq|genes|isoforms|results|quant|sf|tab|tsv|txt|csv|gz))+$"
+)
+CANDLE_URL = "https://ftp.mcs.anl.gov/pub/candle/public/benchmarks/Examples/rnagen/"
+CANDLE_FILES = ("combined_rnaseq_data_lincs1000_source_scale", "combined_cancer_types")
+DOWNLOAD_TIMEOUT = (5, 30)  # seconds to connect, seconds without a byte
+CANDLE_SOURCES = ("CCLE", "CTRP", "GDSC", "NCI60", "gCSI", "GDC")
+TCGA_PATIENT = re.compile(r"TCGA[-_.]([A-Z0-9]{2})[-_.]([A-Z0-9]{4})", re.IGNORECASE)
+TCGA_NORMAL = re.compile(r"TCGA[-_.]\w{2}[-_.]\w{4}[-_.]1[0-4]", re.IGNORECASE)
+DEFAULT_TYPES = 20
+scanpy = Lazy("scanpy")  # not required: only for files of 10x Genomics
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    """Where a cohort comes from, and what the user says of it; without rnaseq, data says which other cohort to take."""
+
+    rnaseq: Path | None = None
+    types: Path | None = None
+    type_column: str | None = None
+    layer: str | None = None
+    group_regex: str | None = None
+    data: str = "auto"
+
+
+def squash(name: str) -> str:
+    """Return a name of a column in lower-case letters and digits only."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def names_type(name: str) -> bool:
+    """Return whether a column of this name is likely to hold types."""
+    return TYPE_NAME.fullmatch(squash(name)) is not None
+
+
+def is_missing(word: str) -> bool:
+    """Return whether a word stands for a missing value: NA, [Not Available], not reported and the like."""
+    return MISSING.fullmatch(re.sub(r"[\s_\[\]<>()'\"]", "", word).lower()) is not None
+
+
+def some(words: Iterable[str], most: int = 3) -> str:
+    """Return the first few of some words, quoted, and an ellipsis where there are more."""
+    words = list(words)
+    return ", ".join(repr(shorten(str(word), 40)) for word in words[:most]) + ", ..." * (len(words) > most)
+
+
+def share_distinct(words: np.ndarray) -> float:
+    """Return how many different words there are for each that is not empty: near 1 for ids, 0 where all are empty."""
+    known = words[words != ""]
+    return len(set(known)) / max(len(known), 1)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as its file has it: names of its columns (columns,), which may repeat, and a frame with numbered ones.
+
+    genes_from is the first column that holds a gene for certain, where the format tells.
+    """
+
+    path: Path
+    names: np.ndarray
+    frame: pd.DataFrame
+    notes: tuple[str, ...] = ()
+    genes_from: int | None = None
+
+    @property
+    def certain(self) -> np.ndarray:
+        """Tell which columns hold genes for certain (columns,)."""
+        places = np.arange(len(self.names))
+        return np.full(len(places), False) if self.genes_from is None else places >= self.genes_from
+
+    def words(self, position: int) -> np.ndarray:
+        """Return a column as stripped str (rows,), empty where missing."""
+        column = self.frame.iloc[:, position]
+        spell = "{:.15g}".format if column.dtype.kind == "f" else str  # whole numbers are floats beside missing ones
+        words = [spell(value).strip() for value in column.astype(object)]
+        return np.where(column.isna(), "", np.array(words, dtype=object))
+
+    def ids(self, position: int | None) -> np.ndarray:
+        """Return a column of ids (rows,), or the numbers of the rows from 1 if there is none."""
+        return self.words(position) if position is not None else np.arange(1, len(self.frame) + 1).astype(str)
+
+    @functools.cached_property
+    def numeric(self) -> np.ndarray:
+        """Tell which columns hold numbers, a few bad cells aside (columns,)."""
+        numeric = np.array([dtype.kind in "iuf" for dtype in self.frame.dtypes], dtype=bool)
+        for position in np.flatnonzero(~numeric):
+            if self.frame.dtypes.iloc[position] not in ("bool", "category"):  # obs of AnnData are categories
+                words = self.words(position)
+                known = pd.to_numeric(pd.Series(words), errors="coerce").notna().sum()
+                numeric[position] = known > 0 and known >= np.count_nonzero(words != "") / 2
+        return numeric
+
+
+@contextlib.contextmanager
+def readable_table(path: Path) -> Iterator[None]:
+    """Turn whatever a reader raises about path into one line."""
+    if not path.exists():
+        raise RnagenError(f"{path}: no such file")
+    if path.is_dir() and not list(path.glob("*matrix.mtx*")):
+        raise RnagenError(f"{path}: is a directory; name the file in it")
+    try:
+        yield
+    except UNREADABLE as error:
+        first_line = str(error).strip().split("\n")[0] or type(error).__name__
+        raise RnagenError(
+            f"{path}: cannot be read as a table ({shorten(first_line, 150)}); give text separated by tabs, commas or "
+            f"semicolons, plain or .gz .bz2 .xz, or .gct, .parquet or .h5ad"
+        ) from error
+
+
+def open_text(path: Path) -> io.TextIOWrapper:
+    """Open a text file, compressed or not, so that it can be read from a place again, even if it is a pipe."""
+    raw: Any = open(path, "rb")  # noqa: SIM115, the caller closes it
+    raw = raw if raw.seekable() else io.BytesIO(raw.read())
+    start = raw.read(6)
+    raw.seek(0)
+    opener = next((opener for magic, opener in OPENERS.items() if start.startswith(magic)), None)
+    return io.TextIOWrapper(opener(raw) if opener else raw, encoding="utf-8-sig", newline="")
+
+
+def split_line(line: str, separator: str) -> list[str]:
+    """Return the fields of a line of text, stripped; a blank separates however often it is repeated."""
+    line = line.strip(" \r\n") if separator == " " else line.rstrip("\r\n")
+    fields = next(csv.reader([line], delimiter=separator, skipinitialspace=separator != "\t"), [])
+    return [field.strip() for field in fields]
+
+
+def read_start(file: io.TextIOBase) -> dict[int, str]:
+    """Return the first lines after the preamble (# lines, GCT's sizes, GEO's ! and ^ lines) by where each ends."""
+    lines: dict[int, str] = {}
+    while len(lines) < PEEK_LINES and (line := file.readline()):
+        if not line.strip(' \t\r\n,;"'):
+            continue
+        if lines or line.lstrip('"')[0] not in "#!^":
+            lines[file.tell()] = line
+        elif line.startswith("#1.2"):  # GCT: sizes follow
+            file.readline()
+    return lines
+
+
+def find_header(lines: Sequence[str], path: Path) -> tuple[str, int]:
+    """Return the separator by which most of the first lines fit together, and the place of the header among them.
+
+    Rows have equally many fields, and the header as many, or one less or more; what stands above it is a title.
+    """
+    best, most, place = "\t", 0, 0
+    for separator in [",", ";", "\t", " "] if ".csv" in path.suffixes else ["\t", ",", ";", " "]:
+        counts = [len(split_line(line, separator)) for line in lines]
+        start = len(counts) - 1
+        while start > 0 and counts[start - 1] == counts[-1]:
+            start -= 1
+        if start > 0 and abs(counts[start - 1] - counts[-1]) == 1:
+            start -= 1
+        fitting = len(counts) - start
+        if counts[-1] > 1 and fitting > most:
+            is_title = fitting > 2 and all(count <= counts[-1] / 2 for count in counts[:start])
+            best, most, place = separator, fitting, start if is_title else 0
+    return best, place
+
+
+def fit_names(names: list[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Make header and rows agree: R leaves out the name of the row names, others end rows with a separator."""
+    width = len(rows[0]) if rows else len(names)
+    trailing = bool(rows) and not any(row[-1] for row in rows)
+    if len(names) == width - 1:
+        return names if trailing else ["", *names]
+    if not names[-1] and (len(names) == width + 1 or (trailing and len(names) == width > 1)):
+        return names[:-1]
+    if len(names) != width:
+        raise ValueError(f"the header has {len(names)} columns, the first row {width}")
+    return names
+
+
+def read_text(path: Path, words: bool) -> tuple[list[str], pd.DataFrame]:
+    """Read text whatever stands before its header, its separator and its compression; words reads all as words."""
+    with open_text(path) as file:
+        start = read_start(file)
+        ends, lines = list(start), list(start.values())
+        if not lines:
+            raise RnagenError(f"{path}: is empty")
+        separator, header = find_header(lines, path)
+        rows = [split_line(line, separator) for line in lines[header + 1 :]]
+        names = fit_names(split_line(lines[header], separator), rows)
+        file.seek(ends[header])
+        by_name = (i for i, name in enumerate(names) if i == 0 or names_type(name) or ID_NAME.fullmatch(name))
+        options = {"dtype": str if words else dict.fromkeys(by_name, str), "low_memory": False, "header": None}
+        options |= {"sep": r"\s+" if separator == " " else separator, "skipinitialspace": separator != "\t"}
+        frame = pd.read_csv(file, **options) if rows else pd.DataFrame(columns=range(len(names)))
+    return names, frame.iloc[:, : len(names)]
+
+
+def read_parquet(path: Path) -> tuple[list[str], pd.DataFrame]:
+    """Read a parquet file; its index is the first column unless it holds row numbers or what a filter left of them."""
+    frame = pd.read_parquet(path)
+    pyarrow.default_memory_pool().release_unused()  # it keeps up to twice the table
+    names = [str(name).strip() for name in frame.columns]
+    index, frame.index = frame.index, pd.RangeIndex(len(frame))  # in place: a copy takes as much memory again
+    numbers = index.name is None and index.dtype.kind == "i"
+    first = frame.dtypes.iloc[0].kind if names else ""
+    if names and not isinstance(index, pd.RangeIndex) and (not numbers or first in "iuf" or names_type(names[0])):
+        frame.insert(0, "", index.astype(str), allow_duplicates=True)
+        names = [str(index.name or ""), *names]
+    return names, frame
+
+
+def read_single_cell(path: Path, layer: str | None) -> tuple[list[str], pd.DataFrame, int]:
+    """Read .h5ad, or 10x Genomics' .h5 or folder by scanpy: obs_names, the columns of obs, then one gene per column.
+
+    layer names another matrix than X, "raw" the one set aside by scanpy. Returns names, frame and where genes start.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that repeat, which is said below
+        try:
+            reader = anndata.read_h5ad if path.suffix == ".h5ad" else scanpy.read_10x_h5
+            data = scanpy.read_10x_mtx(path) if path.is_dir() else reader(path)
+        except ImportError as error:
+            raise RnagenError(f"{path}: needs {error.name} to be read: pip install {error.name}") from error
+        except (KeyError, AttributeError, TypeError, RuntimeError) as error:
+            raise ValueError(f"no AnnData: {error}") from error
+    known = [*data.layers, *(["raw"] if data.raw is not None else [])]
+    if layer is not None and layer not in known:
+        raise RnagenError(f"--layer {layer}: {path} has {', '.join(known) or 'X alone'}; name one of these")
+    source = data.raw if layer == "raw" and data.raw is not None else data
+    matrix = source.X if layer is None or source is not data else data.layers[layer]
+    if matrix is None or matrix.shape[0] * matrix.shape[1] == 0:
+        raise RnagenError(f"{path}: its matrix is empty; name another by --layer ({', '.join(known) or 'none there'})")
+    frame = pd.DataFrame(matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix))
+    for place in range(len(data.obs.columns)):
+        frame.insert(place, f"obs {place}", data.obs.iloc[:, place].astype("category").array)
+    frame.insert(0, "obs_names", data.obs_names.to_numpy(object))
+    return ["", *map(str, data.obs.columns), *map(str, source.var_names)], frame, 1 + len(data.obs.columns)
+
+
+def read_table(path: Path, words: bool = False, layer: str | None = None) -> Table:
+    """Read a table of any format, without a first column that an export added to number the rows from 0 or 1.
+
+    words reads every column as words; layer is for AnnData.
+    """
+    genes_from = None
+    with readable_table(path):
+        if path.is_dir() or path.suffix in (".h5ad", ".h5"):
+            names, frame, genes_from = read_single_cell(path, layer)
+        else:
+            names, frame = read_parquet(path) if path.suffix == ".parquet" else read_text(path, words)
+    if len(names) < 2:
+        raise RnagenError(
+            f"{path}: has a single column; separate columns by tabs, commas or semicolons, or, if sample ids are "
+            f"missing, add them"
+        )
+    if frame.empty:
+        raise RnagenError(f"{path}: has a header but no rows")
+    frame.columns = range(len(names))
+    table = Table(path, np.array(names, dtype=object), frame, genes_from=genes_from)
+    first = table.words(0).tolist()
+    for number, word in enumerate(first, 1):
+        if "\n" in word:
+            raise RnagenError(f"{path}: row {number} spans lines; a quotation mark is not closed")
+    numbers = [str(number) for number in range(len(first) + 1)]
+    if (
+        genes_from
+        or squash(names[0]) not in ROW_NUMBER_NAMES
+        or first not in (numbers[:-1], numbers[1:])
+        or len(first) < 2
+    ):
+        return table
+    frame = frame.iloc[:, 1:]
+    frame.columns = range(len(names) - 1)
+    return Table(path, table.names[1:], frame, (f"{path}: its first column numbers the rows and is ignored",))
+
+
+def id_columns(table: Table) -> dict[int, np.ndarray]:
+    """Return the columns that may hold sample ids, likely ones first: mostly distinct words, or numbers.
+
+    Numbers have a telling name, or are in the first column and have none or count up; others are expression.
+    """
+    ranked = []
+    for position, name in enumerate(table.names[: table.genes_from]):
+        named = bool(ID_NAME.fullmatch(name)) or (position == 0 and not name)
+        numeric = table.numeric[position]
+        if numeric and position > 0 and not named:
+            continue
+        words = table.words(position)
+        repeats = len(set(words)) < len(words)
+        if numeric and (repeats or not all(map(str.isdecimal, words))):
+            continue
+        if named or (words.tolist() == sorted(words, key=int) if numeric else share_distinct(words) > 0.5):
+            ranked.append((repeats, position > 0, not named, position))
+    return {position: table.words(position) for *_, position in sorted(ranked)}
+
+
+def spell_loosely(name: str) -> str:
+    """Return the sample's name in the path of a file, as R's make.names spells it: dots for dashes, X before digits."""
+    name = FILE_ENDINGS.sub("", re.split(r"[/\\]", name)[-1])
+    name = re.sub(r"[^A-Za-z0-9_.]", ".", name)
+    return name if re.match(r"[A-Za-z.]", name) else f"X{name}"
+
+
+def spell_ids(names: dict[int, np.ndarray], spell: Callable[[str], str]) -> dict[int, set[str]]:
+    """Return the ids of each axis as spelled; none where the spelling makes two of them the same."""
+    plain = {axis: {name for name in set(words) if not is_missing(name)} for axis, words in names.items()}
+    spelled = {axis: {spell(name) for name in words} for axis, words in plain.items()}
+    return {axis: words for axis, words in spelled.items() if len(words) == len(plain[axis])}
+
+
+def compare_ids(
+    axes: dict[int, np.ndarray], columns: dict[int, np.ndarray]
+) -> tuple[list[tuple[int, int]], Callable[[str], str]]:
+    """Return the pairs of an axis and a column that have the most ids in common, and how these are spelled for that."""
+    best, pairs, spelling = 0, [], str
+    for spell in (str, spell_loosely):
+        own, others = spell_ids(axes, spell), spell_ids(columns, spell)
+        counts = {(i, j): len(own[i] & others[j]) for i in own for j in others}
+        most = max(counts.values(), default=0)
+        if most > best:
+            best, pairs, spelling = most, [pair for pair, count in counts.items() if count == most], spell
+    return pairs, spelling
+
+
+def find_agreement(table: Table, types: Table) -> tuple[int, int, Callable[[str], str]]:
+    """Find the sample ids of both tables by the ids that they have in common.
+
+    Returns a column of table, or -1 for its header, a column of types, and how these ids are spelled to agree.
+    """
+    ids = id_columns(table)
+    axes = {-1: table.names[table.numeric], **ids}
+    columns = {position: types.words(position) for position in range(len(types.names))}
+    columns = {position: words for position, words in columns.items() if share_distinct(words) > 0.5}
+    found, spell = compare_ids(axes, columns)
+    if not found and not ids:
+        why = f"sample ids are missing (its first column, {table.names[0]!r}, holds expression values)"
+        raise RnagenError(
+            f"{table.path}: {why}, so types of {types.path} cannot be joined; add a column of ids to both"
+        )
+    if not found:
+        raise RnagenError(
+            f"{types.path}: has a type for no sample of {table.path} (ids like {some(types.words(0), 2)} against "
+            f"rows like {some(table.words(0), 2)} and columns like {some(axes[-1], 2)}); make the sample ids agree"
+        )
+    ways = {}  # by their ids: a column that repeats another is no other way
+    for axis, column in reversed(found):
+        own, other = axes[axis], columns[column]
+        name = table.names[axis] if axis >= 0 else "header"
+        ways[(*own, *other)] = f"{name!r} ({some(own, 2)}) with {types.names[column]!r} ({some(other, 2)})"
+    if len(ways) > 1:
+        raise RnagenError(
+            f"{table.path}: ids agree with those of {types.path} in two ways, {' or '.join([*ways.values()][:2])}; "
+            f"remove the column that does not hold the sample ids"
+        )
+    if axis >= 0 and spell(name) in map(spell, other):
+        raise RnagenError(
+            f"{table.path}: has no header: its first line begins with sample id {name!r}; add one of gene names"
+        )
+    return axis, column, spell
+
+
+def read_values(table: Table, columns: np.ndarray, row_names: Sequence[str], transposed: bool) -> np.ndarray:
+    """Return columns of numbers as float32 (rows, columns), or (columns, rows) if transposed; a bad cell is named."""
+    frame = table.frame.copy(deep=False)
+    for column in columns[[frame.dtypes.iloc[column].kind not in "iuf" for column in columns]]:
+        words = table.words(column)
+        numbers = pd.to_numeric(pd.Series(words), errors="coerce")
+        wrong = [np.isnan(number) and not is_missing(word) for number, word in zip(numbers, words, strict=True)]
+        frame.isetitem(column, numbers.mask(wrong, np.inf))
+    values = np.empty((len(columns), len(frame)) if transposed else (len(frame), len(columns)), np.float32)
+    by_row = values.T if transposed else values
+    for start in range(0, len(columns), COLUMNS_AT_ONCE):
+        chunk = columns[start : start + COLUMNS_AT_ONCE]
+        with np.errstate(over="ignore"):
+            block = frame.iloc[:, chunk].to_numpy(dtype=np.float32, na_value=np.nan)
+        if np.fmax(np.fmax.reduce(block, axis=None), -np.fmin.reduce(block, axis=None)) > MAX_EXPRESSION:
+            row, column = np.argwhere(np.abs(block) > MAX_EXPRESSION)[0]
+            value = table.frame.iat[row, chunk[column]]
+            is_text = isinstance(value, str)
+            cell = f"column {table.names[chunk[column]]!r}: {repr(value) if is_text else format(value, 'g')}"
+            row_name = f"{'gene' if transposed else 'sample'} {row_names[row]!r}"
+            why = "not a number" if is_text else "beyond any expression"
+            raise RnagenError(f"{table.path}: {cell} ({row_name}) is {why}; mend it or leave it empty")
+        by_row[:, start : start + len(chunk)] = block
+    return values
+
+
+def merge_genes(path: Path, values: np.ndarray, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Merge genes of the same name: the sum of counts, the mean of anything else; NaN only where all are missing."""
+    first = ~pd.Index(genes).duplicated()
+    if first.all():
+        return values, genes, ()
+    repeated = pd.Index(genes).duplicated(keep=False)
+    told = np.append(values[:, repeated], values[:ROWS_THAT_TELL])
+    told = told[~np.isnan(told)]
+    counts = bool(((told >= 0) & (told % 1 == 0)).all())
+    groups = pd.DataFrame(values[:, repeated].T).groupby(genes[repeated], sort=False)
+    merged = groups.sum(min_count=1) if counts else groups.mean()
+    values[:, repeated & first] = merged.to_numpy().T
+    note = (
+        f"{path}: {len(genes)} genes have {first.sum()} names; those of the same name are merged into the "
+        f"{'sum of their counts' if counts else 'mean of their values'}: {some(merged.index)}"
+    )
+    return values[:, first], genes[first], (note,)
+
+
 def group_samples(samples: Sequence[str], regex: str | None = None) -> tuple[np.ndarray, str]:
-    """Find the patient or cell line behind each sample id.
+    """Find the patient or cell line behind each sample id: groups (samples,), and a phrase on how they were found.
 
-    With regex, what its first capture group holds. Else a TCGA barcode anywhere in the id gives the patient, and a
-    CANDLE id (a source, a dot, a name) the cell line: its name upper-cased, letters and digits only, since the sources
-    spell one line differently. Where nothing is found the sample is a group of its own.
-
-    Returns the groups (samples,) and a phrase that says how they were found.
+    With regex, what its first capture group holds; else the patient of a TCGA barcode, or the cell line of a CANDLE id
+    (source, dot, name), in letters and digits only, since the sources spell it differently; else the sample itself.
     """
     if regex is not None:
-        found = [re.search(regex, sample) for sample in samples]
+        found = (re.search(regex, sample) for sample in samples)
         groups = [(match and match[1]) or sample for match, sample in zip(found, samples, strict=True)]
         return np.array(groups, dtype=str), f"by --group_regex {regex}"
-    barcode = re.compile(r"TCGA[-_.]([A-Z0-9]{2})[-_.]([A-Z0-9]{4})", re.IGNORECASE)
     groups, kinds = [], set()
     for sample in samples:
         source, dot, name = sample.partition(".")
-        if match := barcode.search(sample):
+        if match := TCGA_PATIENT.search(sample):
             groups.append(f"TCGA-{match[1]}-{match[2]}".upper())
             kinds.add("patients (TCGA barcodes)")
         elif dot and source in CANDLE_SOURCES:
@@ -592,103 +771,282 @@ def group_samples(samples: Sequence[str], regex: str | None = None) -> tuple[np.
     return np.array(groups, dtype=str), " and ".join(sorted(kinds)) or "each sample its own"
 
 
-def simulate_ids(label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the sample ids, each one's source, and the row whose biology it shares, each (samples,)."""
-    ids = np.array([f"GDC.SIM_{i:06d}" for i in range(len(label))], dtype=object)
-    source = np.full(len(label), len(CANDLE_SOURCES) - 1)
-    biology = np.arange(len(label))
-    coverage = np.log([1018, 812, 1018, 60, 357])  # samples that each cell-line project has in the CANDLE tables
-    is_line = rng.random(len(label)) < 0.215
-    lines = 0
-    for one_type in np.unique(label):
-        rows = np.flatnonzero(is_line & (label == one_type))
-        for line in np.array_split(rows, range(3, len(rows), 3)):
-            projects = np.argsort(coverage + rng.gumbel(size=len(coverage)))[::-1]  # without replacement
-            lines += 1
-            for row, project in zip(line, projects, strict=False):
-                dash = "" if project == 0 else "-"  # CCLE spells ALLSIL what the others call ALL-SIL
-                ids[row] = f"{CANDLE_SOURCES[project]}.SIM{dash}{lines:05d}"
-                source[row], biology[row] = project, line[0]
-    return ids.astype(str), source, biology
+def read_expression(table: Table, ids: int | None, transposed: bool, used: Sequence[int] = ()) -> Cohort:
+    """Return a table's expression, without types; ids is the column of gene ids if transposed, else of sample ids.
 
-
-def simulate_cohort(samples: int = 15_198, genes: int = 942, types: int = 33, seed: int = 2021) -> Cohort:
-    """Simulate a pan-cancer RNA-seq cohort of tumours and of cell lines profiled by several projects.
-
-    Types sit in lineages that share expression; genes move together in modules; tumours are mixed with stroma by
-    their purity; each source shifts each gene; counts are negative binomial (a gamma-mixed Poisson) with dispersion
-    falling with the mean, at a library size of its own for each sample; values are log2(CPM + 1). As in the CANDLE
-    tables that it stands in for, 15,198 samples of 33 types give 7,612 in the 10 largest types and 11,756 in the
-    20 largest, and about a fifth are cell lines that up to three of five projects have profiled. The effect sizes
-    are set for a linear classifier to find it as hard as real cohorts (tests/test_data.py).
-
-    Method: Robinson and Smyth 2008 and Love, Huber and Anders 2014 for the counts.
+    Without ids samples are numbered. used are columns of types and groups; others that hold no expression are set
+    aside, and summary rows of counting tools and genes without a name dropped.
     """
-    rng = stream(seed, "simulated cohort")
-    sparse = lambda rows, share, sd: rng.normal(0, sd, (rows, genes)) * (rng.random((rows, genes)) < share)  # noqa: E731
-    weight = (np.arange(types) + 12.35) ** -1.25
-    label = np.repeat(np.arange(types), 2)[:samples]  # at least two samples of each type
-    label = rng.permutation(np.append(label, rng.choice(types, samples - len(label), p=weight / weight.sum())))
-    lineage = rng.integers(math.ceil(types / 4), size=types)
-    baseline = rng.normal(5, 2, genes)  # log2 CPM
-    profile = baseline + sparse(lineage.max() + 1, 0.5, 0.9)[lineage] + sparse(types, 0.4, 0.245)  # (types, genes)
-    modules = sparse(16, 0.2, 0.5).astype(np.float32)
-    stroma = np.exp2(baseline + rng.normal(0, 1.5, genes)).astype(np.float32)  # CPM
-    shift = rng.normal(0, 0.3, (len(CANDLE_SOURCES), genes)).astype(np.float32)
-    dispersion = (0.15 + 1 / np.exp2(baseline)).astype(np.float32)
+    path, names, notes = table.path, table.names, table.notes
+    used = [*used] if ids is None else [*used, ids]
+    value = table.numeric & ~np.array([bool(DESCRIPTION.fullmatch(squash(name))) for name in names])
+    value &= names != "" if transposed else ~np.array([bool(ID_NAME.fullmatch(name)) for name in names])
+    value |= table.certain
+    value[used] = False
+    aside = names[~value & ~np.isin(np.arange(len(names)), used)]
+    columns = np.flatnonzero(value)
+    rows = table.ids(ids)
+    if transposed:
+        notes += (f"{path}: has genes in rows and samples in columns; transposed",)
+    elif ids is None:
+        why = f"its first column, {names[0]!r}, holds no ids"
+        notes += (f"{path}: has no column of sample ids ({why}); samples are numbered 1 to {len(rows)}",)
+    elif names[ids] and names.tolist().count(names[ids]) > 1:
+        raise RnagenError(f"{path}: column {names[ids]!r} occurs twice; keep one")
+    elif ids:
+        notes += (f"{path}: sample ids are taken from column {names[ids]!r}",)
+    values = read_values(table, columns, rows, transposed)
+    samples, genes = (names[columns], rows) if transposed else (rows, names[columns])
+    summary = np.array([bool(NOT_GENES.fullmatch(gene)) for gene in genes], dtype=bool)
+    nameless = np.array([is_missing(gene) for gene in genes], dtype=bool)
+    if said := [gene for gene in genes[summary] if gene[0] != "!"]:
+        notes += (f"{path}: summary rows of counting tools dropped: {len(said)} ({some(said)})",)
+    if nameless.any():
+        notes += (f"{path}: genes without a name dropped: {nameless.sum()}",)
+    if len(aside):
+        notes += (f"{path}: columns set aside, since they hold no expression: {some(aside, 8)}",)
+    kept = ~(summary | nameless)
+    values, genes, merged = merge_genes(path, values if kept.all() else values[:, kept], genes[kept])
+    if np.isnan(values).all():
+        raise RnagenError(f"{path}: no column holds a number; give a column of values for each gene")
+    if "" in samples:
+        raise RnagenError(f"{path}: sample id number {samples.tolist().index('') + 1} is missing; name it")
+    if (again := pd.Index(samples).duplicated()).any():
+        raise RnagenError(f"{path}: sample id {samples[again][0]!r} occurs twice; keep one")
+    samples, genes, name = samples.astype(str), genes.astype(str), "/".join(path.resolve().parts[-2:])
+    groups, grouping = group_samples(samples)
+    types = np.full(len(samples), "")
+    return Cohort(name, False, values, samples, genes, types, groups, grouping, "", notes + merged)
 
-    ids, source, biology = simulate_ids(label, rng)
-    purity = np.where(source == len(CANDLE_SOURCES) - 1, rng.beta(6, 3, samples), 1).astype(np.float32)
-    millions = np.exp(rng.normal(np.log(20), 0.4, samples)).astype(np.float32)  # reads
-    scores = rng.standard_normal((samples, len(modules)), dtype=np.float32)[biology]  # one line, one biology
-    profile = profile.astype(np.float32)
-    expression = np.empty((samples, genes), np.float32)
 
-    def fill(block: int) -> None:
-        rng = stream(seed, "simulated counts", block)
-        rows = slice(block * BLOCK, (block + 1) * BLOCK)
-        depth = millions[rows, None]
-        mean = np.exp2(profile[label[rows]] + scores[rows] @ modules)
-        mean = mean * purity[rows, None] + stroma * (1 - purity[rows, None])
-        mean *= np.exp2(shift[source[rows]]) * dispersion * depth
-        counts = rng.poisson(mean * rng.standard_gamma(np.broadcast_to(1 / dispersion, mean.shape), dtype=np.float32))
-        expression[rows] = np.log2(counts / depth + 1)
-
-    with ThreadPoolExecutor(CORES) as pool:
-        list(pool.map(fill, range(math.ceil(samples / BLOCK))))
-    groups, grouping = group_samples(ids)
-    gene_names = np.array([f"GENE{i:05d}" for i in range(1, genes + 1)])
-    type_names = np.array([f"type_{i:02d}" for i in range(1, types + 1)])
-    return Cohort("simulated cohort", True, expression, ids, gene_names, type_names[label], groups, grouping)
+def describe_columns(columns: dict[str, np.ndarray]) -> str:
+    """List columns with a few values of each, for the user to choose from."""
+    listed = []
+    for name, words in list(columns.items())[:8]:
+        values = list(dict.fromkeys(shorten(word, 25) for word in words if word))
+        listed.append(f"{name!r} ({', '.join(values[:3])}{', ...' * (len(values) > 3)})")
+    return ", ".join(listed) + f" and {len(columns) - 8} more" * (len(columns) > 8)
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a name beside path to write to, and rename it to path once all is written."""
-    path = path.resolve()  # what a link points to is replaced, not the link
-    # at random, since processes of several machines may share a folder and a number
-    beside = path.with_name(f".rnagen-{secrets.token_hex(8)}{path.suffix}")
-    try:
-        yield beside
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+def choose_type_column(columns: dict[str, np.ndarray], config: TableConfig) -> str:
+    """Return the name of the column that holds the types; columns (samples,) are those that hold no ids.
+
+    It is the one asked for; else `type`; else the only one of a separate type table; else the only one with a name of
+    types. Columns that say the same are one.
+    """
+    path, asked = config.types or config.rnaseq, config.type_column
+    remedy = "add a column `type` of the type of each sample"
+    if config.types is None:
+        remedy = "give a table of sample ids and types by --types"
+    others = [name for name in columns if squash(name) != "group"]
+    possible = {n: columns[n] for n in others if len(set(columns[n]) - {""}) > 1 and share_distinct(columns[n]) < 1}
+    named = [name for name in possible if names_type(name)]
+    if asked is not None:
+        found = [asked] if asked in columns else [name for name in columns if name.lower() == asked.lower()]
+        if len(found) != 1:
+            listed = describe_columns(columns)
+            raise RnagenError(f"--type_column {asked}: {path} has no such column, but {listed}; name one of these")
+    elif "type" in columns:
+        found = ["type"]
+    else:
+        found = others if config.types and len(others) == 1 else named
+    if found and all(np.array_equal(columns[name], columns[found[0]]) for name in found):
+        if share_distinct(columns[found[0]]) == 1:
+            differs = f"column {found[0]!r} differs in every sample ({some(columns[found[0]])})"
+            raise RnagenError(f"{path}: {differs}, so it is no type; {remedy}")
+        return found[0]
+    if possible:
+        listed = describe_columns({name: possible[name] for name in named} or possible)
+        raise RnagenError(f"{path}: which column holds the types: {listed}? Name it by --type_column")
+    if group := next((name for name in columns if name not in others), None):
+        raise RnagenError(
+            f"{path}: column {group!r} holds the groups that a split keeps together, and no column of types is there; "
+            f"{remedy}, or name it by --type_column {group} if it does hold types"
+        )
+    raise RnagenError(f"{path}: has no column `type`; {remedy}")
+
+
+def annotate(
+    samples: np.ndarray, columns: dict[str, np.ndarray], config: TableConfig
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Find types, and groups if there are any, among the columns of words (samples,) that hold no ids.
+
+    Returns them as one or two columns by sample id, of the samples that have a type, and notes.
+    """
+    path = config.types or config.rnaseq
+    missing = [word for words in columns.values() for word in set(words) if is_missing(word)]
+    columns = {name: np.where(np.isin(words, missing), "", words) for name, words in columns.items()}
+    chosen = choose_type_column(columns, config)
+    names = [chosen, *(name for name in columns if squash(name) == "group" and name != chosen)]
+    labels = pd.DataFrame({name: columns[name] for name in names[:2]}, index=samples)
+    labels = labels[(labels[chosen] != "") & ~labels.reset_index().duplicated().to_numpy()]
+    if (again := labels.index.duplicated()).any():
+        sample = labels.index[again][0]
+        both = " and ".join("/".join(filter(None, words)) for words in labels.loc[sample].to_numpy())
+        raise RnagenError(f"{path}: sample {sample!r} occurs twice, as {both}; keep one")
+    said = chosen != "type" and config.type_column is None and len(columns) > 1
+    return labels, (f"{path}: types are taken from column {chosen!r}",) if said else ()
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Return names of columns, numbered from 1 where they lack one or repeat another."""
+    repeats = pd.Index(names).duplicated()
+    numbered = enumerate(zip(names, repeats, strict=True), 1)
+    return [f"column {number}" if again or not name else name for number, (name, again) in numbered]
+
+
+def annotate_from_types(
+    types: Table, ids: int, spell: Callable[[str], str], samples: np.ndarray, config: TableConfig
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return what a type table says of samples; its first row is a header unless it holds one of their ids."""
+    names, words = types.names, [types.words(position) for position in range(len(types.names))]
+    if spell(names[ids]) in set(map(spell, samples)):
+        words = [np.append([name], values) for name, values in zip(names, words, strict=True)]
+        names = [""] * len(names)
+    unique = unique_names(["" if place == ids else name for place, name in enumerate(names)])
+    others = {unique[place]: values for place, values in enumerate(words) if place != ids and (values != "").any()}
+    labels, notes = annotate(words[ids], others, config)
+    said = (f"{types.path}: sample ids are taken from column {types.names[ids]!r}",) if ids else ()
+    return labels, types.notes + said + notes
+
+
+def type_notes(path: Path, samples: np.ndarray, types: np.ndarray) -> tuple[str, ...]:
+    """Return notes on types that differ by case or blanks alone, and on normal tissue among tumours."""
+    notes: tuple[str, ...] = ()
+    labels = pd.Series(np.unique(types))
+    alike = [list(same) for _, same in labels.groupby(labels.map(squash)) if len(same) > 1]
+    if alike:
+        listed = "; ".join(" and ".join(map(repr, same)) for same in alike[:3])
+        notes += (f"{path}: some types differ by case or blanks alone ({listed}) and are kept apart",)
+    patient = np.array([bool(TCGA_PATIENT.search(sample)) for sample in samples])
+    normal = np.array([bool(TCGA_NORMAL.search(sample)) for sample in samples])
+    shared = normal & np.isin(types, types[patient & ~normal])
+    if shared.any():
+        notes += (
+            f"{path}: {shared.sum()} samples are normal tissue by their TCGA barcodes (codes 10 to 14) and share a "
+            f"type with tumours; exclude them, or give them types of their own",
+        )
+    return notes
+
+
+def scale_notes(path: Path, expression: np.ndarray) -> tuple[str, ...]:
+    """Return a note on negative values that are codes for missing ones, or that hide that a table holds counts."""
+    negative = expression[expression < 0]
+    for code in MISSING_CODES:
+        if count := np.count_nonzero(negative == code):
+            return (
+                f"{path}: {count} values are {code:g}, which looks like a code for missing values but is taken as "
+                f"expression; leave these cells empty",
+            )
+    if 0 < len(negative) <= FEW_NEGATIVE * expression.size and np.fmax.reduce(expression, axis=None) > COUNTS_ABOVE:
+        return (
+            f"{path}: negative values ({len(negative)}, down to {negative.min():g}) keep the table from being taken "
+            f"for counts, and from log2; mend these cells or leave them empty",
+        )
+    return ()
+
+
+def giveaway_notes(path: Path, expression: np.ndarray, genes: np.ndarray, types: np.ndarray) -> tuple[str, ...]:
+    """Return a note on genes that are constant within each type and differ between types, as a left-over label is."""
+    names, counts = np.unique(types, return_counts=True)
+    rows_of_types = [np.flatnonzero(types == label) for label in names[counts >= SAMPLES_OF_A_TYPE]]
+    constant = np.arange(len(genes))
+    for rows in (few for all_rows in rows_of_types for few in (all_rows[:SAMPLES_OF_A_TYPE], all_rows)):
+        values = expression[np.ix_(rows, constant)]  # a few rows rule out nearly all genes
+        constant = constant[(values == values[0]).all(0)]
+    levels = expression[np.ix_([rows[0] for rows in rows_of_types], constant)]
+    telling = constant[(levels != levels[:1]).any(0)]
+    if not len(telling):
+        return ()
+    return (
+        f"{path}: {some(genes[telling])} {'determine' if len(telling) > 1 else 'determines'} the type: constant within "
+        f"each type and different between types; remove what is a left-over label and no gene",
+    )
+
+
+def assemble(cohort: Cohort, labels: pd.DataFrame, config: TableConfig) -> Cohort:
+    """Return the samples of a cohort that have labels, with these types and perhaps groups."""
+    path, column = config.types or config.rnaseq, labels.columns[0]
+    labels = labels.reindex(cohort.samples)
+    typed = labels[column].notna().to_numpy()
+    if not typed.any():
+        raise RnagenError(f"{path}: column {column!r} has a type for no sample of {config.rnaseq}")
+    notes = cohort.notes
+    if not typed.all():
+        notes += (f"{(~typed).sum()} of {len(typed)} samples have no type and are excluded",)
+        cohort, labels = cohort.take(typed), labels[typed]
+    types, samples = labels[column].to_numpy(str), cohort.samples
+    if len(labels.columns) > 1 and config.group_regex is None:
+        groups = labels.iloc[:, 1].to_numpy(str)
+        groups = np.where(groups == "", samples, groups)
+        per_type = np.median([len(set(groups[types == label])) for label in set(types)])
+        if 1 < len(set(types)) >= len(set(groups)) - 1 and per_type < GROUPS_OF_A_TYPE:  # a condition, or the types
+            raise RnagenError(
+                f"{path}: column `group` ({some(sorted(set(groups.tolist())))}) holds the groups that a split keeps "
+                f"together, but {len(set(groups))} groups are too few for {len(set(types))} types; rename the column "
+                f"if it is something else, or give groups by --group_regex"
+            )
+        grouping = f"column `group` of the {'type table' if config.types else 'table'}"
+    else:
+        groups, grouping = group_samples(samples, config.group_regex)
+    notes += type_notes(path, samples, types) + scale_notes(config.rnaseq, cohort.expression)
+    notes += giveaway_notes(config.rnaseq, cohort.expression, cohort.genes, types)
+    return replace(cohort, types=types, groups=groups, grouping=grouping, type_column=column, notes=notes)
+
+
+def read_alone(config: TableConfig) -> Cohort:
+    """Read an expression table with samples in rows that has a column of types."""
+    table = read_table(config.rnaseq, layer=config.layer)
+    names = unique_names(table.names)
+    squashed = [squash(name) for name in names]
+    labelled = np.array([names_type(name) or name in ("group", squash(config.type_column or "")) for name in squashed])
+    described = labelled | ~table.numeric | [bool(DESCRIPTION.fullmatch(name)) for name in squashed]
+    labelled, described = labelled & ~table.certain, described & ~table.certain
+    ids = next((place for place in id_columns(table) if not labelled[place]), None)
+    columns = {names[place]: table.words(place) for place in np.flatnonzero(described) if place != ids}
+    labels, notes = annotate(table.ids(ids), columns, config)
+    cohort = read_expression(table, ids, False, [names.index(name) for name in labels.columns])
+    return assemble(replace(cohort, notes=cohort.notes + notes), labels, config)
+
+
+def read_cohort(config: TableConfig) -> Cohort:
+    """Read an expression table and the types of its samples; those without a type are excluded.
+
+    Types are in a column of the table, or in a table of their own, joined by the ids that both have in common.
+    """
+    if config.types is None:
+        return read_alone(config)
+    table = read_table(config.rnaseq, layer=config.layer)
+    types = read_table(config.types, words=True)
+    ids, type_ids, spell = find_agreement(table, types)
+    transposed = ids < 0
+    gene_ids = int(np.argmax(~table.numeric))  # the first column of words, or of all where there is none
+    cohort = read_expression(table, gene_ids if transposed else ids, transposed)
+    labels, notes = annotate_from_types(types, type_ids, spell, cohort.samples, config)
+    if spell is not str:
+        spelling = {spell(sample): sample for sample in labels.index}
+        samples = [spelling.get(spell(sample), sample) for sample in cohort.samples]
+        cohort = replace(cohort, samples=np.array(samples, dtype=str))
+        how = "but for file paths and endings, or dots and dashes as R writes names"
+        notes = (f"{table.path}: sample ids agree with those of {types.path} {how}", *notes)
+    return assemble(replace(cohort, notes=cohort.notes + notes), labels, config)
+
+
+def read_new_samples(path: Path, layer: str | None = None, genes: Sequence[str] = ()) -> Cohort:
+    """Read samples that need no types, as a cohort of empty ones; known genes decide whether genes are in the rows."""
+    table = read_table(path, layer=layer)
+    ids = id_columns(table)
+    found, _ = compare_ids({-1: table.names[table.numeric], **ids}, {0: np.array(genes, dtype=object)})
+    transposed = bool(found) and found[0][0] >= 0
+    cohort = read_expression(table, found[0][0] if transposed else next(iter(ids), None), transposed)
+    return replace(cohort, notes=cohort.notes + scale_notes(path, cohort.expression))
 
 
 def fetch_candle() -> tuple[Path, Path]:
-    """Return the two CANDLE files from the local cache, downloading what is not there.
+    """Return the two CANDLE files from the local cache, downloading what is not there; OSError if that fails.
 
     A download lands under its name only when complete; its SHA-256 is recorded beside it then and checked ever after.
-
-    Raises
-    ------
-    RnagenError
-        A cached file no longer matches its record.
-    OSError
-        The server cannot be reached, breaks off, or sends something else.
     """
-    import pooch
-
     pooch.get_logger().setLevel("WARNING")
     folder = Path(pooch.os_cache("rnagen"))
     downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=DOWNLOAD_TIMEOUT)
@@ -713,344 +1071,102 @@ def fetch_candle() -> tuple[Path, Path]:
     return folder / CANDLE_FILES[0], folder / CANDLE_FILES[1]
 
 
-@contextlib.contextmanager
-def readable_table(path: Path) -> Iterator[None]:
-    """Turn whatever a reader raises about path into one line."""
-    if not path.exists():
-        raise RnagenError(f"{path}: no such file")
-    if path.is_dir():
-        raise RnagenError(f"{path}: is a directory; name the file in it")
-    try:
-        yield
-    except UNREADABLE as error:
-        first_line = str(error).strip().split("\n")[0] or type(error).__name__
-        raise RnagenError(
-            f"{path}: cannot be read as a table ({first_line}); give tab- or comma-separated text, "
-            f"plain or .gz .bz2 .xz, or .parquet or .h5ad"
-        ) from error
+def sparse_effects(rng: np.random.Generator, rows: int, genes: int, share: float, sd: float) -> np.ndarray:
+    """Return normal effects (rows, genes) of which only that share is not 0."""
+    return rng.normal(0, sd, (rows, genes)) * (rng.random((rows, genes)) < share)
 
 
-def read_text(path: Path, text: bool) -> pd.DataFrame:
-    """Read a table separated by tabs or commas, whose header may lack the name of its first column, as R writes it."""
-    import pandas as pd
-
-    with OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8-sig") as file:  # opened once: it may be a pipe
-        line = file.readline()
-        if not line:
-            raise RnagenError(f"{path}: is empty")
-        usual, other = (",", "\t") if ".csv" in path.suffixes else ("\t", ",")
-        separator = usual if usual in line else other
-        names = next(csv.reader([line], delimiter=separator), [])
-        words = {number: str for number, name in enumerate(names) if number and name in ANNOTATION}  # NA is a type too
-        options: dict = {"dtype": {0: str}, "converters": words, "low_memory": False}
-        if text:
-            options = {"dtype": str, "keep_default_na": False}
-        try:
-            table = pd.read_csv(file, sep=separator, header=None, **options)
-        except pd.errors.EmptyDataError:
-            table = pd.DataFrame(columns=range(len(names)))
-    if len(table.columns) == len(names) + 1:
-        if table.iloc[:, -1].isin(["", np.nan]).all():  # a separator at the end of each row
-            table = table.iloc[:, :-1]
-        else:
-            names = ["Sample", *names]
-            table[list(words)] = table[list(words)].replace(["", "NA"], np.nan)  # these were genes
-    if len(table.columns) != len(names):
-        raise ValueError(f"the header has {len(names)} columns, the first row {len(table.columns)}")
-    table.columns = names
-    return table
+def simulate_ids(label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the sample ids, each one's source, and the row whose biology it shares, each (samples,)."""
+    ids = np.array([f"GDC.SIM_{i:06d}" for i in range(len(label))], dtype=object)
+    source = np.full(len(label), len(CANDLE_SOURCES) - 1)
+    biology = np.arange(len(label))
+    coverage = np.log([1018, 812, 1018, 60, 357])  # samples that each cell-line project has in the CANDLE tables
+    is_line = rng.random(len(label)) < 0.215
+    lines = 0
+    for code in np.unique(label):
+        rows = np.flatnonzero(is_line & (label == code))
+        for line in np.array_split(rows, range(3, len(rows), 3)):
+            projects = np.argsort(coverage + rng.gumbel(size=len(coverage)))[::-1]  # without replacement
+            lines += 1
+            for row, project in zip(line, projects, strict=False):
+                dash = "" if project == 0 else "-"  # CCLE spells ALLSIL what the others call ALL-SIL
+                ids[row] = f"{CANDLE_SOURCES[project]}.SIM{dash}{lines:05d}"
+                source[row], biology[row] = project, line[0]
+    return ids.astype(str), source, biology
 
 
-def has_ids(table: pd.DataFrame) -> bool:
-    """Return whether a table's index holds sample ids, and not row numbers or what a filter has left of these."""
-    import pandas as pd
-
-    if isinstance(table.index, pd.RangeIndex) or table.columns.empty:
-        return False
-    numbers = table.index.name is None and table.index.dtype.kind == "i"
-    return not numbers or table.columns[0] in ANNOTATION or table.iloc[:, 0].dtype.kind in "iuf"
-
-
-def read_table(path: Path, text: bool = False) -> pd.DataFrame:
-    """Read a table as it stands: its first column str, the others what they hold, or all str; names may repeat.
-
-    Raises
-    ------
-    RnagenError
-        The file is missing, not a table, without rows or of a single column; a name spans lines.
-    """
-    import pandas as pd
-
-    with readable_table(path):
-        if path.suffix == ".parquet":
-            import pyarrow
-
-            table = pd.read_parquet(path)
-            pyarrow.default_memory_pool().release_unused()  # it keeps up to twice the table
-            if has_ids(table):
-                table = table.reset_index()
-            for number in range(len(table.columns))[: None if text else 1]:
-                column = table.iloc[:, number]
-                table.isetitem(number, column.astype(str).mask(column.isna()))
-        else:
-            table = read_text(path, text)
-    if len(table.columns) < 2:
-        raise RnagenError(f"{path}: has a single column; separate columns by tabs or commas")
-    if table.empty:
-        raise RnagenError(f"{path}: has a header but no rows")
-    broken = table.iloc[:, 0].astype(str).str.contains("\n")
-    if broken.any():
-        raise RnagenError(f"{path}: row {broken.argmax() + 1} spans lines; a quotation mark is not closed")
-    return table
-
-
-def tidy_annotation(annotation: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Strip the columns `type` and perhaps `group`, by sample id, and keep the samples that have a type.
-
-    Raises
-    ------
-    RnagenError
-        A sample has two types or groups.
-    """
-    annotation.index = annotation.index.str.strip().rename(None)
-    annotation = annotation.apply(lambda column: column.str.strip())
-    if "group" in annotation:
-        annotation["group"] = annotation["group"].mask(annotation["group"].isin(["", "NA"]))
-    annotation = annotation[annotation["type"].notna() & (annotation["type"] != "")]
-    annotation = annotation[~annotation.reset_index().duplicated().to_numpy()]
-    if annotation.index.has_duplicates:
-        sample = annotation.index[annotation.index.duplicated()][0]
-        found = " and ".join("/".join(map(str, row)) for row in annotation.loc[sample].to_numpy())
-        raise RnagenError(f"{path}: sample {sample!r} occurs twice, as {found}; keep one")
-    return annotation
-
-
-def read_types(path: Path, known: set[str]) -> pd.DataFrame:
-    """Read a type table: sample id, then type; return columns `type` and perhaps `group`, by sample id.
-
-    The first row is a header unless it holds one of the known sample ids. In a header a column named `type` goes
-    before the second one, and a column `group` is recognised.
-
-    Raises
-    ------
-    RnagenError
-        Anything that read_table and tidy_annotation raise.
-    """
-    import pandas as pd
-
-    table = read_table(path, text=True)
-    header = [str(name).strip() for name in table.columns]
-    if header[0] in known:
-        table = pd.concat([pd.DataFrame([header], columns=table.columns), table])
-        header = ["", "type"]
-    annotation = pd.DataFrame({"type": table.iloc[:, header.index("type", 1) if "type" in header[1:] else 1]})
-    if "group" in header[1:]:
-        annotation["group"] = table.iloc[:, header.index("group", 1)]
-    annotation.index = pd.Index(table.iloc[:, 0])
-    return tidy_annotation(annotation, path)
-
-
-def read_h5ad(path: Path, column: str, layer: str | None) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """Read an AnnData file as a table of expression and its annotation: obs column `column` as type, and `group`.
-
-    layer names another matrix than X, "raw" the one set aside by scanpy. No annotation where obs lacks the column.
-
-    Raises
-    ------
-    RnagenError
-        The file is no AnnData, or has no such layer.
-    """
-    import pandas as pd
-
-    with readable_table(path):
-        try:
-            import anndata
-        except ImportError as error:
-            raise RnagenError(f"{path}: .h5ad needs anndata ({error}): pip install anndata") from error
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of names that repeat, which is said below
-            try:
-                data = anndata.read_h5ad(path)
-            except (KeyError, AttributeError, TypeError, RuntimeError) as error:
-                raise ValueError(f"no AnnData: {error}") from error
-    known = [*data.layers, *(["raw"] if data.raw is not None else [])]
-    if layer is not None and layer not in known:
-        raise RnagenError(f"--layer {layer}: {path} has {', '.join(known) or 'X alone'}; name one of these")
-    source = data.raw if layer == "raw" and data.raw is not None else data
-    matrix = source.X if layer is None or source is not data else data.layers[layer]
-    if matrix is None or matrix.shape[0] * matrix.shape[1] == 0:
-        raise RnagenError(f"{path}: its matrix is empty; name another by --layer ({', '.join(known) or 'none there'})")
-    matrix = matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
-    table = pd.DataFrame(matrix, data.obs_names, source.var_names)
-    if column not in data.obs:
-        return table, None
-    names = {"type": column, "group": "group"}
-    words = pd.DataFrame({name: data.obs[own] for name, own in names.items() if own in data.obs})
-    return table, words.astype(str).mask(words.isna())
-
-
-def read_expression(path: Path, column: str, layer: str | None) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """Read an expression table: float32 values by sample id and gene, and the annotation if it has a column of types.
-
-    column and layer are for .h5ad: the name of that column in obs, and of the matrix.
-
-    Raises
-    ------
-    RnagenError
-        Anything that read_table, read_h5ad and tidy_annotation raise; an id or gene that is missing or repeated; a
-        value that is text or infinite; no value at all.
-    """
-    import pandas as pd
-
-    if path.suffix == ".h5ad":
-        table, words = read_h5ad(path, column, layer)
-    else:
-        table = read_table(path)
-        if table.columns[0] in table.columns[1:]:
-            raise RnagenError(f"{path}: column {table.columns[0]!r} occurs twice; keep one")
-        table = table.set_index(table.columns[0]).drop(columns="Cancer_type_id", errors="ignore")
-        words = None
-    for what, names in (("sample id", table.index), ("gene", table.columns)):
-        if names.hasnans:
-            raise RnagenError(f"{path}: {what} number {int(np.argmax(names.isna())) + 1} is missing; name it")
-        if names.has_duplicates:
-            raise RnagenError(f"{path}: {what} {names[names.duplicated()][0]!r} occurs twice; keep one")
-    if "type" in table and words is None:
-        words = table[[name for name in ANNOTATION if name in table]]
-        table = table.drop(columns=words.columns)
-        words = words.astype(str).mask(words.isna())
-    annotation = None if words is None else tidy_annotation(words, path)
-    for gene in table.columns[[dtype.kind not in "iuf" for dtype in table.dtypes]]:
-        numbers = pd.to_numeric(table[gene].astype(str), errors="coerce")
-        wrong = table[gene][numbers.isna() & table[gene].notna()]
-        if len(wrong):
-            raise RnagenError(
-                f"{path}: column {gene!r}: {str(wrong.iloc[0])!r} (sample {wrong.index[0]!r}) is not a number; "
-                f"remove the column or mend the value"
-            )
-        table[gene] = numbers
-    with np.errstate(over="ignore"):
-        values = table.to_numpy(dtype=np.float32)
-    beyond = np.abs(values) > LARGEST
-    if beyond.any():
-        row, column = np.argwhere(beyond)[0]
-        raise RnagenError(
-            f"{path}: column {table.columns[column]!r}: {table.iat[row, column]:g} (sample {table.index[row]!r}) is "
-            f"beyond any expression; mend it or leave it empty"
-        )
-    if np.isnan(values).all():
-        raise RnagenError(f"{path}: no column holds a number; give a column of values for each gene")
-    return pd.DataFrame(values, table.index, table.columns.astype(str)), annotation
-
-
-def keep_typed(
-    expression: pd.DataFrame, annotation: pd.DataFrame, rnaseq: Path, source: Path
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the samples of rnaseq that have a type in source, and the annotation of each.
-
-    Raises
-    ------
-    RnagenError
-        None has.
-    """
-    typed = expression.index.isin(annotation.index)
-    if not typed.any():
-        raise RnagenError(
-            f"{source}: has a type for no sample of {rnaseq} (ids like {annotation.index[:1].tolist()} "
-            f"against {expression.index[:1].tolist()}); make the sample ids agree"
-        )
-    if not typed.all():
-        note(f"{(~typed).sum()} of {len(typed)} samples have no type and are kept out")
-        expression = expression[typed]
-    return expression, annotation.loc[expression.index]
-
-
-def read_cohort(
-    rnaseq: Path,
-    types: Path | None,
-    group_regex: str | None,
-    layer: str | None = None,
-    name: str | None = None,
-    remedy: str = "give a table of sample ids and types by --types",
+def simulate_cohort(
+    samples: int = 15_198, genes: int = 942, types: int = 33, seed: int = 2021, counts: bool = False
 ) -> Cohort:
-    """Read an expression table and the types of its samples, keeping the samples that have one.
+    """Simulate a pan-cancer RNA-seq cohort of tumours and cell lines in place of the CANDLE tables, of the same sizes.
 
-    types is a type table, or, for .h5ad, the name of a column of obs, or None for the column `type`; remedy says what
-    to do where there is none.
-
-    Raises
-    ------
-    RnagenError
-        What read_expression, read_types and keep_typed raise; no types at all.
+    Types sit in lineages that share expression; genes move together in modules; tumours are mixed with stroma by
+    their purity; each source shifts each gene. Counts are negative binomial, with dispersion falling with the mean
+    (Robinson and Smyth 2008; Love, Huber and Anders 2014), at depths that vary threefold between the 10th and the 90th
+    percentile; values are log2(CPM + 1), or these counts. The effect sizes make it as hard for a linear classifier as
+    real cohorts.
     """
-    in_obs = rnaseq.suffix == ".h5ad" and types is not None and not types.exists()
-    column = str(types) if in_obs else "type"
-    expression, annotation = read_expression(rnaseq, column, layer)
-    if types is not None and not in_obs:
-        annotation = read_types(types, {*expression.index, *expression.columns})
-        if expression.columns.isin(annotation.index).sum() > expression.index.isin(annotation.index).sum():
-            note(f"{rnaseq}: has genes in rows and samples in columns; turned")
-            expression = expression.T
-    if annotation is None:
-        raise RnagenError(f"{rnaseq}: has no column `{column}`; {remedy}")
-    expression, annotation = keep_typed(expression, annotation, rnaseq, rnaseq if in_obs else types or rnaseq)
-    samples = expression.index.to_numpy(dtype=str)
-    groups, grouping = group_samples(samples, group_regex)
-    if "group" in annotation and group_regex is None:
-        groups = annotation["group"].fillna(annotation.index.to_series()).to_numpy(dtype=str)
-        grouping = "column `group` of the type table"
-    return Cohort(
-        name or "/".join(rnaseq.resolve().parts[-2:]),
-        False,
-        np.ascontiguousarray(expression, dtype=np.float32),
-        samples,
-        expression.columns.to_numpy(dtype=str),
-        annotation["type"].to_numpy(dtype=str),
-        groups,
-        grouping,
-    )
+    rng = stream(seed, "simulated cohort")
+    weight = (np.arange(types) + 12.35) ** -1.25
+    label = np.repeat(np.arange(types), 2)[:samples]  # at least two samples of each type
+    label = rng.permutation(np.append(label, rng.choice(types, samples - len(label), p=weight / weight.sum())))
+    lineage = rng.integers(math.ceil(types / 4), size=types)
+    baseline = rng.normal(5, 2, genes)  # log2 CPM
+    lineages = sparse_effects(rng, lineage.max() + 1, genes, 0.5, 0.9)
+    profile = baseline + lineages[lineage] + sparse_effects(rng, types, genes, 0.4, 0.245)  # (types, genes)
+    modules = sparse_effects(rng, 16, genes, 0.2, 0.5).astype(np.float32)
+    stroma = np.exp2(baseline + rng.normal(0, 1.5, genes)).astype(np.float32)  # CPM
+    shift = rng.normal(0, 0.3, (len(CANDLE_SOURCES), genes)).astype(np.float32)
+    dispersion = (0.15 + 1 / np.exp2(baseline)).astype(np.float32)
+
+    ids, source, biology = simulate_ids(label, rng)
+    purity = np.where(source == len(CANDLE_SOURCES) - 1, rng.beta(6, 3, samples), 1).astype(np.float32)
+    millions = np.exp(rng.normal(np.log(20), 0.4, samples)).astype(np.float32)  # reads
+    scores = rng.standard_normal((samples, len(modules)), dtype=np.float32)[biology]  # one line, one biology
+    profile = profile.astype(np.float32)
+
+    def simulate_block(block: int) -> np.ndarray:
+        rng = stream(seed, "simulated counts", block)
+        rows = slice(block * BLOCK, (block + 1) * BLOCK)
+        depth = millions[rows, None]
+        mean = np.exp2(profile[label[rows]] + scores[rows] @ modules)
+        mean = mean * purity[rows, None] + stroma * (1 - purity[rows, None])
+        mean *= np.exp2(shift[source[rows]]) * dispersion * depth
+        reads = rng.poisson(mean * rng.standard_gamma(np.broadcast_to(1 / dispersion, mean.shape), dtype=np.float32))
+        return (reads if counts else np.log2(reads / depth + 1)).astype(np.float32)
+
+    with ThreadPoolExecutor(CORES) as pool:
+        expression = np.concatenate(list(pool.map(simulate_block, range(math.ceil(samples / BLOCK)))))
+    groups, grouping = group_samples(ids)
+    gene_names = np.array([f"GENE{i:05d}" for i in range(1, genes + 1)])
+    type_names = np.array([f"type_{i:02d}" for i in range(1, types + 1)])
+    name = "simulated counts" if counts else "simulated cohort"
+    return Cohort(name, True, expression, ids, gene_names, type_names[label], groups, grouping)
 
 
-def load_cohort(
-    source: str, rnaseq: Path | None, types: Path | None, layer: str | None, group_regex: str | None, seed: int
-) -> Cohort:
-    """Return the cohort asked for: the given tables, the CANDLE files, or the simulated one.
-
-    source "auto" falls back from CANDLE to the simulated cohort and says why; "candle" insists; "simulated" never
-    touches the network.
-
-    Raises
-    ------
-    RnagenError
-        What read_cohort and fetch_candle raise; source is "candle" and the files cannot be had.
-    """
-    if rnaseq is not None:
-        return read_cohort(rnaseq, types, group_regex, layer)
-    if source != "simulated":
+def load_cohort(config: TableConfig, seed: int) -> Cohort:
+    """Return the given tables, the CANDLE files, or the simulated cohort, to which data "auto" falls back."""
+    if config.rnaseq is not None:
+        return read_cohort(config)
+    notes: tuple[str, ...] = ()
+    if config.data != "simulated":
         try:
             rnaseq, types = fetch_candle()
-            return read_cohort(rnaseq, types, group_regex, name="CANDLE combined RNA-seq")
+            return replace(read_cohort(replace(config, rnaseq=rnaseq, types=types)), name="CANDLE combined RNA-seq")
         except OSError as error:
             reason = f"the CANDLE files could not be fetched from {CANDLE_URL.split('/')[2]} ({type(error).__name__})"
-            if source == "candle":
+            if config.data == "candle":
                 raise RnagenError(f"--data candle: {reason}; try again later, or give --rnaseq and --types") from error
-            note(f"the data are simulated, since {reason}; for your own give --rnaseq and --types")
+            notes = (f"the data are simulated, since {reason}; for your own give --rnaseq and --types",)
     cohort = simulate_cohort(seed=seed)
-    if group_regex is None:  # it is grouped by its own ids already
-        return cohort
-    groups, grouping = group_samples(cohort.samples, group_regex)
-    return replace(cohort, groups=groups, grouping=grouping)
+    groups, grouping = group_samples(cohort.samples, config.group_regex)
+    return replace(cohort, groups=groups, grouping=grouping, notes=notes)
 
 
 def keep_top_types(cohort: Cohort, top: int | None) -> Cohort:
-    """Keep the samples of the `top` most frequent types (ties in alphabetical order); None: 20, or all if fewer.
-
-    Raises
-    ------
-    RnagenError
-        There are fewer types than asked for, or fewer than two.
-    """
-    ranked = [name for name, _ in sorted(Counter(cohort.types.tolist()).items(), key=lambda item: (-item[1], item[0]))]
+    """Keep the samples of the `top` most frequent types (ties in alphabetical order); None: 20, or all if fewer."""
+    ranked = list(cohort.type_counts())
     if len(ranked) < 2:
         raise RnagenError(f"{cohort.name}: every sample has the type {ranked[0]!r}; at least two types are needed")
     if top is not None and top > len(ranked):
@@ -1058,98 +1174,18 @@ def keep_top_types(cohort: Cohort, top: int | None) -> Cohort:
     return cohort.take(np.isin(cohort.types, ranked[: top or DEFAULT_TYPES]))
 
 
-# ---- split and preprocessing: fitted on training rows only -------------------------------------------------------
-
-
-def hold_out(
-    types: np.ndarray, groups: np.ndarray, fraction: float, least: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Choose the rows to hold out: of each type that fraction of its groups, but at least `least` and never all.
-
-    A group whose rows differ in type counts for the type of its first row.
-
-    Returns a mask (rows,), True where held out.
-    """
-    names, first = np.unique(groups, return_index=True)
-    held = []
-    for one_type in np.unique(types):
-        own = rng.permutation(names[types[first] == one_type])
-        count = min(max(round(fraction * len(own)), least), len(own) - 1)
-        held.extend(own[: max(count, 0)])
-    return np.isin(groups, held)
-
-
-def rank_within_types(types: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Number the rows of each type in random order, from 0 on; return the numbers (rows,)."""
-    order = rng.permutation(len(types))
-    rank = np.empty_like(order)
-    for one_type in np.unique(types):
-        own = order[types[order] == one_type]
-        rank[own] = np.arange(len(own))
-    return rank
-
-
-def split_cohort(
-    cohort: Cohort, test_fraction: float, seed: int, train_per_type: int | None = None
-) -> tuple[Cohort, np.ndarray, Cohort]:
-    """Split into training and test samples, stratified by type, whole groups on one side; at 0 all are to train on.
-
-    train_per_type keeps at most so many training samples of each type; those of a smaller number are among those of a
-    larger, and the test samples are the same.
-
-    Returns the training cohort, the mask of its rows that validate (training,), none where no type has groups to spare,
-    and the test cohort.
-
-    Raises
-    ------
-    RnagenError
-        A type whose groups do not reach both sides.
-    """
-    least = 1 if test_fraction else 0
-    test = hold_out(cohort.types, cohort.groups, test_fraction, least, stream(seed, "split"))
-    for one_type in np.unique(cohort.types) if test_fraction else ():
-        rows = cohort.types == one_type
-        if test[rows].all() or not test[rows].any():
-            raise RnagenError(
-                f"{cohort.name}: type {str(one_type)!r} cannot be split: {rows.sum()} samples in "
-                f"{len(np.unique(cohort.groups[rows]))} groups; leave it out by a smaller --top_k_types, or add samples"
-            )
-    training = cohort.take(~test)
-    if train_per_type:
-        rank = rank_within_types(training.types, stream(seed, "train per type"))
-        training = training.take(rank < train_per_type)
-    validates = hold_out(training.types, training.groups, VALIDATION_FRACTION, 0, stream(seed, "validation"))
-    for one_type in np.unique(training.types[validates]):  # where groups mix types, one may have been used up
-        rows = training.types == one_type
-        if validates[rows].all():
-            validates &= ~np.isin(training.groups, training.groups[rows])
-    return training, validates, cohort.take(test)
-
-
 def read_ids(path: Path) -> np.ndarray:
-    """Read sample ids, one a line: what stands before the first tab, or comma in a .csv.
-
-    Raises
-    ------
-    RnagenError
-        The file is missing or not text.
-    """
-    with readable_table(path), OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8-sig", newline="") as file:
+    """Read sample ids, one per line: what stands before the first tab, or comma in a .csv."""
+    with readable_table(path), open_text(path) as file:
         separator = "," if ".csv" in path.suffixes else "\t"
-        ids = (row[0].strip() for row in csv.reader(file, delimiter=separator) if row)
-        return np.array([one for one in ids if one], dtype=str)
+        ids = [line.split(separator)[0].strip(' "\r\n') for line in file]
+    return np.array([sample for sample in ids if sample], dtype=str)
 
 
-def split_by_ids(cohort: Cohort, ids: np.ndarray, path: Path) -> tuple[Cohort, Cohort]:
-    """Split into the training samples, whose ids path lists, and those that share no group with any of them.
-
-    Raises
-    ------
-    RnagenError
-        No id is listed, none is in the cohort, or no sample is left over.
-    """
+def split_by_ids(cohort: Cohort, ids: np.ndarray, path: Path) -> tuple[Cohort, Cohort, tuple[str, ...]]:
+    """Split into the training samples, whose ids path lists, and those that share no group with any; and notes."""
     if not len(ids):
-        raise RnagenError(f"--train_ids {path}: is empty; list the ids of the training samples, one a line")
+        raise RnagenError(f"--train_ids {path}: is empty; list the ids of the training samples, one per line")
     training = np.isin(cohort.samples, ids)
     test = ~np.isin(cohort.groups, cohort.groups[training])
     if not training.any():
@@ -1162,27 +1198,151 @@ def split_by_ids(cohort: Cohort, ids: np.ndarray, path: Path) -> tuple[Cohort, C
             f"--train_ids {path}: leaves no sample of {cohort.name} that training has not seen; add such samples to "
             f"the table, or leave out --train_ids to do without the privacy part"
         )
+    notes: tuple[str, ...] = ()
     if unknown := len(np.setdiff1d(ids, cohort.samples)):
-        note(f"{unknown} of {len(set(ids))} ids in {path} are of no sample that is reported on")
+        notes += (f"{unknown} of {len(set(ids))} ids in {path} are of no sample that is reported on",)
     if related := np.count_nonzero(~training & ~test):
-        note(f"{related} samples of the groups of training samples are left out")
-    return cohort.take(training), cohort.take(test)
+        notes += (f"{related} samples of the groups of training samples are left out",)
+    return cohort.take(training), cohort.take(test), notes
 
 
-def room_for(rows: int, genes: int) -> np.ndarray:
-    """Return an array (rows, genes), float32, that begins where TensorFlow wants its tensors to: at 64 bytes."""
-    memory = np.empty(4 * rows * genes + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + 4 * rows * genes].view(np.float32).reshape(rows, genes)
+# ---- preprocessing: split by groups, then everything fitted on training samples only -----------------------------
+
+TRANSFORMS = ("none", "log2", "cpm")
+COUNTS_ABOVE = 50.0  # never negative and above this: raw counts or TPM, since no log2 scale of expression gets there
+FLOOR_SHARE = 0.001  # a lowest value that this share of all entries sits at is the floor of its scale
+GENES_AT_ONCE = 256  # in float64
+ENOUGH_DEPTHS = 10  # samples of a type to tell its distribution of depths
+DEPTH_NODES = 15  # at which what counting does is averaged
+MAX_POISSON = 400  # counts; for higher ones the normal approximation does
+VALIDATION_FRACTION = 0.1  # of the training groups of each type
+
+
+def stratified_group_split(
+    types: np.ndarray, groups: np.ndarray, fraction: float, minimum: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Choose the rows to hold out: of each type that fraction of its groups, but at least `minimum` and never all.
+
+    A group whose rows differ in type counts for the type of its first row.
+
+    Returns a mask (rows,), True where held out.
+    """
+    names, first = np.unique(groups, return_index=True)
+    held_out = []
+    for label in np.unique(types):
+        of_type = rng.permutation(names[types[first] == label])
+        count = min(max(round(fraction * len(of_type)), minimum), len(of_type) - 1)
+        held_out.extend(of_type[: max(count, 0)])
+    return np.isin(groups, held_out)
+
+
+def inner_folds(types: np.ndarray, groups: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
+    """Deal the rows into that many folds, stratified by type, whole groups in one; return the fold of each (rows,)."""
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    order = np.lexsort((rng.random(len(first)), types[first]))  # the groups of a type one after the other
+    fold = np.empty(len(first), np.int64)
+    fold[order] = np.arange(len(first)) % min(folds, len(first))
+    return fold[group]
+
+
+def rank_within_types(types: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Number the rows of each type in random order, from 0 on; return the numbers (rows,)."""
+    order = rng.permutation(len(types))
+    rank = np.empty_like(order)
+    for label in np.unique(types):
+        of_type = order[types[order] == label]
+        rank[of_type] = np.arange(len(of_type))
+    return rank
+
+
+def split_cohort(
+    cohort: Cohort, test_fraction: float, seed: int, train_per_type: int | None = None
+) -> tuple[Cohort, Cohort]:
+    """Split into training and test samples, stratified by type, whole groups on one side; at 0 all are to train on.
+
+    train_per_type keeps at most so many training samples of each type; those of a smaller number are among those of a
+    larger, and the test samples are the same.
+    """
+    minimum = 1 if test_fraction else 0
+    test = stratified_group_split(cohort.types, cohort.groups, test_fraction, minimum, stream(seed, "split"))
+    for label in np.unique(cohort.types) if test_fraction else ():
+        rows = cohort.types == label
+        if test[rows].all() or not test[rows].any():
+            raise RnagenError(
+                f"{cohort.name}: type {str(label)!r} cannot be split: {rows.sum()} samples in "
+                f"{len(np.unique(cohort.groups[rows]))} groups; leave it out by a smaller --top_k_types, or add samples"
+            )
+    training = cohort.take(~test)
+    if train_per_type:
+        rank = rank_within_types(training.types, stream(seed, "train per type"))
+        training = training.take(rank < train_per_type)
+    return training, cohort.take(test)
+
+
+def choose_validation(training: Cohort, seed: int) -> np.ndarray:
+    """Return the mask of the training samples that validate, none where no type has groups to spare."""
+    rng = stream(seed, "validation")
+    validates = stratified_group_split(training.types, training.groups, VALIDATION_FRACTION, 0, rng)
+    for label in np.unique(training.types[validates]):  # where groups mix types, one may have been used up
+        rows = training.types == label
+        if validates[rows].all():
+            validates &= ~np.isin(training.groups, training.groups[rows])
+    return validates
+
+
+def resolve_transform(expression: np.ndarray, asked: str) -> str:
+    """Return the transform to train on: as asked, or, for "auto", by the values.
+
+    Values never negative and above any log2 scale are counts, if all are whole, or TPM and the like.
+    """
+    lowest = np.nanmin(expression)
+    if asked in ("log2", "cpm") and lowest < 0:
+        raise RnagenError(
+            f"--transform {asked}: the table has negative values (down to {lowest:g}); use --transform none"
+        )
+    if asked != "auto":
+        return asked
+    if lowest < 0 or np.nanmax(expression) <= COUNTS_ABOVE:
+        return "none"
+    return "cpm" if is_whole(expression) else "log2"
+
+
+def is_whole(expression: np.ndarray) -> bool:
+    """Return whether all values that are there are whole numbers."""
+    return all(bool((np.isnan(row) | (row == np.rint(row))).all()) for row in expression)  # few rows decide most tables
+
+
+def sequencing_depth(expression: np.ndarray) -> np.ndarray:
+    """Return the sum of each sample's values (samples, 1), at least 1."""
+    return np.maximum(np.nansum(expression, axis=1, dtype=np.float64, keepdims=True), 1)
+
+
+def to_training_units(expression: np.ndarray, transform: str) -> np.ndarray:
+    """Return expression (samples, genes) as it is trained on, see Preprocessing."""
+    if transform == "none":
+        return expression
+    if transform == "cpm":
+        expression = expression * np.float32(1e6 / sequencing_depth(expression))
+    return np.log2(expression + 1)
+
+
+def depth_by_type(expression: np.ndarray, types: np.ndarray) -> np.ndarray:
+    """Return mean and sd of the logarithm of depth (types, 2), those of all samples where a type has few."""
+    log_depth = np.log(sequencing_depth(expression))[:, 0]
+    of_types = (log_depth[types == name] for name in np.unique(types))
+    enough = (part if len(part) >= ENOUGH_DEPTHS else log_depth for part in of_types)
+    return np.array([(part.mean(), part.std()) for part in enough], np.float32)
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Maps between the input's units and the networks', fitted on training rows.
+    """Maps between the input's units and the networks', fitted on training samples.
 
-    kept (all genes,) marks the genes that vary; mean, sd, low and span (genes,) are theirs, in training units, which
-    are log2(x + 1) of the input's if log2 is set. constant (all genes,) has the value of each gene that does not
-    vary, NaN if it was never measured. No value lies under floor, and all are whole numbers if whole is set.
+    transform says what training units are: "none", "log2" for log2(x + 1) of the input's, "cpm" for log2(CPM + 1), each
+    sample by its own depth. kept (all genes,) marks the genes that vary; mean, sd, low and span (genes,) are theirs, in
+    training units. constant (all genes,) has the value of each gene that does not vary, NaN if it was never measured.
+    No value lies under floor, and all are whole numbers if whole is set. log_depth (types, 2) holds mean and sd of the
+    natural logarithm of depth of each type, where the transform divides by it.
     """
 
     kept: np.ndarray
@@ -1191,32 +1351,21 @@ class Preprocessing:
     sd: np.ndarray
     low: np.ndarray
     span: np.ndarray
-    log2: bool
+    transform: str
     floor: float
     whole: bool
+    log_depth: np.ndarray
 
     @classmethod
-    def fit(cls, expression: np.ndarray, transform: str) -> Preprocessing:
-        """Fit to training rows (samples, all genes); transform is "auto", "none" or "log2".
-
-        Raises
-        ------
-        RnagenError
-            No gene varies, or log2 is asked for negative values.
-        """
+    def fit(cls, expression: np.ndarray, transform: str, types: np.ndarray) -> Preprocessing:
+        """Fit to training samples (samples, all genes) of these types (samples,)."""
         if np.isnan(expression).all():
             raise RnagenError("no training sample has a value; there is nothing to learn")
+        transform = resolve_transform(expression, transform)
         lowest = np.nanmin(expression)
-        if transform == "log2" and lowest < 0:
-            raise RnagenError(
-                f"--transform log2: the table has negative values (down to {lowest:g}); use --transform none"
-            )
-        counts = lowest >= 0 and np.nanmax(expression) > COUNTS_ABOVE
-        log2 = transform == "log2" or (transform == "auto" and bool(counts))
         at_floor = np.count_nonzero(expression == lowest) > max(10, FLOOR_SHARE * expression.size)
         floor = 0.0 if lowest >= 0 else float(lowest) if at_floor else -np.inf
-        whole = log2 and bool((np.isnan(expression) | (expression == np.round(expression))).all())
-        values = np.log2(expression + 1) if log2 else expression
+        values = to_training_units(expression, transform)
         low, high = np.fmin.reduce(values), np.fmax.reduce(values)  # NaN only where the whole column is
         kept = high - low > np.finfo(np.float32).tiny * 1e6
         if not kept.any():
@@ -1226,16 +1375,20 @@ class Preprocessing:
         mean, sd = np.empty_like(low), np.empty_like(low)
         columns = np.flatnonzero(kept)
         for start in range(0, len(columns), GENES_AT_ONCE):
-            own = slice(start, start + GENES_AT_ONCE)
-            part = values[:, columns[own]].astype(np.float64)
-            mean[own], sd[own] = np.nanmean(part, axis=0), np.nanstd(part, axis=0)
-        return cls(kept, constant, mean, sd, low, high - low, log2, floor, whole)
+            chunk = slice(start, start + GENES_AT_ONCE)
+            part = values[:, columns[chunk]].astype(np.float64)
+            mean[chunk], sd[chunk] = np.nanmean(part, axis=0), np.nanstd(part, axis=0)
+        log_depth = depth_by_type(expression, types) if transform == "cpm" else np.zeros((0, 2), np.float32)
+        whole = transform != "none" and is_whole(expression)
+        return cls(kept, constant, mean, sd, low, high - low, transform, floor, whole, log_depth)
 
     def standardise(self, expression: np.ndarray) -> np.ndarray:
         """Map (samples, all genes) in the input's units to (samples, genes) of mean 0, sd 1; missing becomes 0."""
-        values = room_for(len(expression), np.count_nonzero(self.kept))
+        values = aligned_array(len(expression), np.count_nonzero(self.kept))
         values[:] = expression if self.kept.all() else expression[:, self.kept]
-        if self.log2:
+        if self.transform == "cpm":
+            values *= np.float32(1e6 / sequencing_depth(expression))
+        if self.transform != "none":
             np.maximum(values, 0, out=values)
             values += 1
             np.log2(values, out=values)
@@ -1244,20 +1397,29 @@ class Preprocessing:
         values[np.isnan(values)] = 0
         return values
 
-    def rows_of(self, cohort: Cohort, types: np.ndarray) -> Rows:
-        """Return the samples of a cohort with these genes, standardised, and the index of each one's type in types."""
-        return self.standardise(cohort.expression), np.searchsorted(types, cohort.types).astype(np.int32)
+    def samples(self, cohort: Cohort, types: np.ndarray) -> Samples:
+        """Return the samples of a cohort with these genes, standardised, coded by their place among types (sorted)."""
+        return Samples(self.standardise(cohort.expression), np.searchsorted(types, cohort.types).astype(np.int32))
 
-    def restore(self, standardised: np.ndarray) -> np.ndarray:
-        """Map (samples, genes) of mean 0, sd 1 back to (samples, all genes) in the input's units."""
+    def restore(self, standardised: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Map (samples, genes) of mean 0, sd 1, of types y, back to (samples, all genes) in the input's units.
+
+        Where depth was divided by, each sample is given a depth drawn from its type's, and whole counts are drawn
+        around what that depth makes of its CPM.
+        """
         values = standardised * self.sd
         values += self.mean
-        if self.log2:
+        if self.transform != "none":
             np.exp2(values, out=values)
             values -= 1
-        if self.whole:
-            np.round(values, out=values)
+        if self.transform == "cpm":
+            np.maximum(values, 0, out=values)
+            mean, sd = self.log_depth[y].T
+            depth = np.exp(mean + sd * rng.standard_normal(len(y), dtype=np.float32))
+            values *= (depth / np.maximum(values.sum(axis=1), 1))[:, None]
         np.maximum(values, np.float32(self.floor), out=values)
+        if self.whole:
+            values = rng.poisson(values).astype(np.float32) if self.transform == "cpm" else np.rint(values, out=values)
         if self.kept.all():
             return values
         restored = np.tile(self.constant, (len(values), 1))
@@ -1267,163 +1429,368 @@ class Preprocessing:
     @property
     def lowest(self) -> np.ndarray:
         """The standardised value (genes,) that lies at the floor, -inf where there is none."""
-        floor = np.log2(self.floor + 1) if self.log2 else self.floor
+        floor = self.floor if self.transform == "none" else np.log2(self.floor + 1)
         return (np.float32(floor) - self.mean) / self.sd
 
     @property
-    def unit(self) -> Unit:
-        """Scale and offset (genes,) that take standardised values to [0, 1] over the training rows."""
+    def unit_scale(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and offset (genes,) that take standardised values to [0, 1] over the training samples."""
         return self.sd / self.span, (self.mean - self.low) / self.span
 
 
-def take_rows(rows: Rows, index: np.ndarray) -> Rows:
-    """Return the given rows (indices or mask)."""
-    return rows[0][index], rows[1][index]
+@dataclass(frozen=True)
+class CountNoise:
+    """What counting does to log2(CPM + 1) of each type.
 
-
-def joined(rows: Rows, more: Rows) -> Rows:
-    """Return the one rows and then the others."""
-    genes = room_for(len(rows[1]) + len(more[1]), rows[0].shape[1])
-    np.concatenate([rows[0], more[0]], out=genes)
-    return genes, np.concatenate([rows[1], more[1]])
-
-
-def shared_tensor(genes: np.ndarray) -> tf.Tensor:
-    """Return a table (rows, genes) as a tensor in the same memory, which must not change any more.
-
-    What is not laid out as by room_for is copied to such a place. TensorFlow's own way copies twice, into memory that
-    it keeps when the tensor is gone.
+    expected (points,) are values before; mean and variance (types, points) are those of the values counted. centre and
+    unit (genes,) are mean and sd of a Preprocessing.
     """
-    import tensorflow as tf
 
-    if genes.ctypes.data % 64 or not genes.flags.carray or genes.dtype != np.float32:
-        room = room_for(*genes.shape)
-        room[:] = genes
-        genes = room
-    return tf.experimental.dlpack.from_dlpack(genes.__dlpack__())
+    expected: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+    centre: np.ndarray
+    unit: np.ndarray
+
+    @classmethod
+    def of(cls, fitted: Preprocessing) -> CountNoise:
+        """Average Poisson counts over each type's depths."""
+        expected = np.arange(0, 21, 0.05)  # log2(CPM + 1), up to all reads
+        cpm = np.exp2(expected)[:, None] - 1
+        nodes, weights = np.polynomial.hermite_e.hermegauss(DEPTH_NODES)
+        moments = []
+        for log_mean, log_sd in fitted.log_depth:
+            depth = np.exp(log_mean + log_sd * nodes) / 1e6  # counts per unit of CPM
+            rate = cpm * depth  # (points, depths)
+            counts = np.arange(MAX_POISSON)[:, None, None]
+            chance = scipy.stats.poisson.pmf(counts, rate)
+            value = np.log2(counts / depth + 1)
+            first, second = (chance * value).sum(0), (chance * np.square(value)).sum(0)
+            many = rate > MAX_POISSON / 2  # where the delta method does
+            slope = 1 / ((cpm + 1) * math.log(2))
+            first = np.where(many, expected[:, None] - np.square(slope) * math.log(2) * cpm / depth / 2, first)
+            second = np.where(many, np.square(first) + np.square(slope) * cpm / depth, second)
+            mean = first @ weights / weights.sum()
+            moments.append((mean, second @ weights / weights.sum() - np.square(mean)))
+        mean, variance = np.array(moments).swapaxes(0, 1)
+        return cls(expected, mean, variance, fitted.mean, fitted.sd)
+
+    def moments_before(self, mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and sd (types, genes), standardised, that become these by counting, as far as any do."""
+        nodes, weights = np.polynomial.hermite_e.hermegauss(DEPTH_NODES)
+        weights = weights / weights.sum()
+        target, target_sd = mean * self.unit + self.centre, sd * self.unit
+        centre, spread = target.copy(), target_sd.copy()
+        for label in range(len(target)):
+            for _ in range(30):
+                values = centre[label][:, None] + spread[label][:, None] * nodes  # (genes, nodes)
+                first = np.interp(values, self.expected, self.mean[label])
+                second = np.interp(values, self.expected, self.variance[label]) + np.square(first)
+                found = first @ weights
+                variance = np.maximum(second @ weights - np.square(found), 1e-12)
+                step = np.clip(target[label] - found, -target_sd[label] / 2, target_sd[label] / 2)
+                centre[label] = np.maximum(centre[label] + step, -3 * target_sd[label])
+                ratio = np.clip(target_sd[label] / np.sqrt(variance), 0.5, 2)
+                spread[label] = np.clip(spread[label] * ratio, 0.01 * target_sd[label], 3 * target_sd[label])
+        return (centre - self.centre) / self.unit, spread / self.unit
 
 
 @dataclass(frozen=True)
-class Tables:
-    """What an experiment works on: rows to train, to validate and to test on, and how they were made.
+class Dataset:
+    """A cohort as the networks see it: samples to train, to validate and to test on.
 
-    genes (all genes,) and types (types,) are the names, of types those behind the indices; training counts the samples
-    to train and to validate on, groups (training,) holds the groups of the ones, then of the others, and test_groups
-    those of the test rows; trained_on is the fingerprint of the training samples' ids, workers are those who train.
+    genes (all genes,) and types (types,) are the names, of types those behind the codes; train_groups holds the groups
+    of the samples to train on, then of those that validate; trained_on is the fingerprint of these samples' ids.
     """
 
     genes: np.ndarray
     types: np.ndarray
     preprocessing: Preprocessing
-    train: Rows
-    validation: Rows
-    test: Rows
-    training: int
-    groups: np.ndarray
+    train: Samples
+    validation: Samples
+    test: Samples
+    train_groups: np.ndarray
     test_groups: np.ndarray
     trained_on: str
-    workers: Workers = ALONE
+    missing: int
+
+    @property
+    def n_training(self) -> int:
+        """Number of training samples, those that validate included."""
+        return len(self.train) + len(self.validation)
+
+    @property
+    def monitored(self) -> Samples:
+        """What val_ figures are of: the validation samples, or, where there are none, the training samples."""
+        return self.validation if len(self.validation) else self.train
+
+    def all_training(self) -> Samples:
+        """Return the samples to train on, then those that validate."""
+        return self.train.join(self.validation) if len(self.validation) else self.train
 
     def counts(self) -> np.ndarray:
-        """Return the number of training samples of each type (types,), those to validate on included."""
-        both = (np.bincount(part[1], minlength=len(self.types)) for part in (self.train, self.validation))
-        train, validation = both
-        return train + validation * (self.training > len(self.train[1]))
-
-    def everything(self) -> Rows:
-        """Return the rows to train on, then those to validate on."""
-        if self.training == len(self.train[1]):  # they validate too
-            return self.train
-        return joined(self.train, self.validation)
-
-    def resident(self, workers: Workers = ALONE) -> Tables:
-        """Return the same tables for these workers, with what is evaluated again and again as tensors."""
-        import tensorflow as tf
-
-        parts = {"validation": self.validation, "test": self.test}
-        tensors = {name: (shared_tensor(genes), tf.constant(types)) for name, (genes, types) in parts.items()}
-        return replace(self, **tensors, workers=workers)
+        """Return the number of training samples of each type (types,), those that validate included."""
+        return np.bincount(np.concatenate([self.train.y, self.validation.y]), minlength=len(self.types))
 
 
-def prepare_tables(
+def prepare_dataset(
     cohort: Cohort, test_fraction: float, transform: str, seed: int, train_per_type: int | None = None
-) -> Tables:
-    """Split and preprocess a cohort, and say how.
-
-    Raises
-    ------
-    RnagenError
-        What split_cohort and Preprocessing.fit raise.
-    """
-    training, validates, testing = split_cohort(cohort, test_fraction, seed, train_per_type)
-    preprocessing = Preprocessing.fit(training.expression, transform)
+) -> Dataset:
+    """Split a cohort by groups and preprocess it."""
+    training, test = split_cohort(cohort, test_fraction, seed, train_per_type)
+    validates = choose_validation(training, seed)
+    preprocessing = Preprocessing.fit(training.expression, transform, training.types)
     types = np.unique(cohort.types)
-    say(f"Top {len(types)} types: {len(cohort.samples)} samples in {len(set(cohort.groups))} groups: {cohort.grouping}")
-    say(
-        f"Split by groups: {len(training.samples)} training samples ({validates.sum()} of them to validate), "
-        f"{len(testing.samples)} test samples"
-    )
-    if train_per_type:
-        say(f"Training samples limited to {train_per_type} a type")
-    dropped, unmeasured = (~preprocessing.kept).sum(), np.isnan(preprocessing.constant[~preprocessing.kept]).sum()
-    if dropped:
-        say(f"Genes dropped: {dropped - unmeasured} constant and {unmeasured} all missing in the training samples")
-    if missing := np.isnan(training.expression[:, preprocessing.kept]).sum():
-        say(f"Missing values: {missing} in the training samples, taken as their gene's mean")
-    if preprocessing.log2:
-        why = "values look like counts or TPM" if transform == "auto" else "as asked"
-        say(f"Transform: log2(x + 1), {why}; synthetic samples come in the table's own units")
-
-    train, validation, test = (
-        preprocessing.rows_of(part, types) for part in (training.take(~validates), training.take(validates), testing)
-    )
-    if not validates.any():
-        note("too few training samples to set any aside: val_ figures are of the training rows themselves")
-        validation = train
-    return Tables(
+    parts = training.take(~validates), training.take(validates), test
+    return Dataset(
         cohort.genes,
         types,
         preprocessing,
-        train,
-        validation,
-        test,
-        training=len(validates),
-        groups=np.concatenate([training.groups[~validates], training.groups[validates]]),
-        test_groups=testing.groups,
+        *(preprocessing.samples(part, types) for part in parts),
+        train_groups=np.concatenate([training.groups[~validates], training.groups[validates]]),
+        test_groups=test.groups,
         trained_on=training.fingerprint(),
+        missing=int(np.isnan(training.expression[:, preprocessing.kept]).sum()),
     )
 
 
-# ---- training: every network goes through this loop --------------------------------------------------------------
+def score_predictions(predicted: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """Return accuracy, balanced accuracy and macro F1 of predicted type codes, over the types that occur."""
+    over = {"labels": np.unique(y), "average": "macro", "zero_division": 0}
+    return {
+        "accuracy": float((predicted == y).mean()),
+        "balanced_accuracy": float(sklearn.metrics.recall_score(y, predicted, **over)),
+        "macro_f1": float(sklearn.metrics.f1_score(y, predicted, **over)),
+    }
 
 
-def dense_stack(inputs: int, hidden: Sequence[int], outputs: int, rng: np.random.Generator) -> keras.Sequential:
-    """Return dense relu layers and a linear one, their initial weights drawn from rng."""
-    import keras
+# ---- workers: several processes or GPUs that each take a share of every batch ------------------------------------
 
-    layers: list[Any] = [keras.Input((inputs,))]
-    for units, activation in [*((units, "relu") for units in hidden), (outputs, None)]:
-        start = keras.initializers.GlorotUniform(seed=int(rng.integers(2**31)))
-        layers.append(keras.layers.Dense(units, activation, kernel_initializer=start))
-    return keras.Sequential(layers)
+JOIN_SECONDS = 50  # that a worker waits for the others to start
+HEARTBEAT_SECONDS = 30  # without a sign of life until a worker is taken for dead; a busy machine may pause for some
+SLURM_PORTS = range(20_000, 30_000)  # below those that systems give to outgoing connections
+
+
+@contextlib.contextmanager
+def silenced_stderr() -> Iterator[None]:
+    """Send file descriptor 2 to nowhere: TensorFlow's C++ start-up lines do not pass through Python."""
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow without a word on stderr, then or later."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # trainings side by side use the cores better than operations
+    with silenced_stderr():
+        tf.get_logger().setLevel("ERROR")
+
+
+def start_tensorflow() -> None:
+    """Import TensorFlow and start its devices without a word on stderr."""
+    import_tensorflow()
+    with silenced_stderr():
+        tf.zeros(1)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes, and their devices, that share the training: TensorFlow's replicas.
+
+    Every worker goes through the same program on the same data; only sums over a batch are shared. index is this
+    worker's, count the number of workers; without a strategy there is nobody else.
+    """
+
+    strategy: tf.distribute.Strategy | None = None
+    index: int = 0
+    count: int = 1
+
+    @property
+    def chief(self) -> bool:
+        """Whether this worker is the one to print results and write files."""
+        return self.index == 0
+
+    def sum_over_replicas(
+        self, size: tf.Tensor | int, sums: Callable[[tf.Tensor, tf.Tensor], list[tf.Tensor]]
+    ) -> list[tf.Tensor]:
+        """Return what sums(start, end) returns for each replica's share of a batch of that size, summed over them."""
+        if self.strategy is None:
+            return sums(tf.constant(0), size)
+
+        def sum_share() -> list[tf.Tensor]:
+            replica = tf.distribute.get_replica_context()
+            number, count = replica.replica_id_in_sync_group, replica.num_replicas_in_sync
+            share = sums(size * number // count, size * (number + 1) // count)
+            return replica.all_reduce("SUM", share)  # packed into one message
+
+        return [self.strategy.experimental_local_results(total)[0] for total in self.strategy.run(sum_share)]
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Turn what TensorFlow raises when another worker stops into one line."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            if self.count == 1 or isinstance(error, tf.errors.ResourceExhaustedError):
+                raise
+            raise RnagenError(
+                f"worker {self.index} of {self.count}: another worker has stopped or cannot be reached "
+                f"({type(error).__name__}); start all of them again"
+            ) from error
+
+    def gather(self, values: np.ndarray) -> np.ndarray:
+        """Return the values (any,) of all workers (count, any), once all of them have called this."""
+        if self.count == 1:
+            return values[None]
+        size = self.strategy.num_replicas_in_sync
+        in_graph = tf.function(self.sum_over_replicas, autograph=False)
+        with self.watching():
+            rows = in_graph(size, lambda start, end: [tf.one_hot(start, size, dtype=tf.float64)[:, None] * values])
+        return rows[0].numpy()[:: size // self.count]
+
+    def broadcast(self, values: np.ndarray) -> np.ndarray:
+        """Return the chief's values, whatever this worker's are."""
+        return self.gather(values)[0]
+
+    def barrier(self) -> None:
+        """Wait until all workers have come here."""
+        self.gather(np.zeros(1))
+
+    def check_agreement(self, digests: dict[str, str]) -> None:
+        """Check that all workers have the same of each named thing, given by hexadecimal digests."""
+        for what, digest in digests.items():
+            numbers = np.frombuffer(bytes.fromhex(digest), np.uint8).astype(float)
+            others = np.flatnonzero((self.gather(numbers) != numbers).any(1))
+            if len(others):
+                raise RnagenError(
+                    f"worker {self.index} of {self.count} has other {what} than worker {others[0]}; start all workers "
+                    f"with the same command and tables"
+                )
+
+    def with_devices(self) -> Workers:
+        """Start TensorFlow's devices; a lone worker becomes one for all GPUs of the machine, if there are several."""
+        start_tensorflow()
+        several = self.strategy is None and len(tf.config.list_logical_devices("GPU")) > 1
+        return Workers(tf.distribute.MirroredStrategy()) if several else self
+
+
+ALONE = Workers()
+
+
+def read_cluster(text: str) -> tuple[list[str], int]:
+    """Return the workers' addresses and this one's index among them, as TF_CONFIG tells."""
+    try:
+        config = json.loads(text)
+        cluster, task = config["cluster"], config["task"]
+        chiefs = cluster.get("chief", [])
+        addresses, index = [*chiefs, *cluster["worker"]], task["index"] + len(chiefs) * (task["type"] == "worker")
+        known = {*cluster, task["type"]} <= {"chief", "worker"} and index in range(len(addresses))
+        valid = known and all(re.fullmatch(r"[^\s/]+:\d{1,5}", address) for address in addresses)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        valid = False
+    if not valid:
+        raise RnagenError(
+            f"TF_CONFIG: {shorten(text, 200)} is not a cluster with this task in it; unset it, or give "
+            f'{{"cluster": {{"worker": ["HOST:PORT", ...]}}, "task": {{"type": "worker", "index": 0}}}}'
+        )
+    return addresses, index
+
+
+def slurm_cluster(tasks: int, index: int) -> list[str]:
+    """Return the addresses of the tasks of this Slurm step, and leave this one its share of its machine's GPUs."""
+    step = f"{os.environ.get('SLURM_JOB_ID')}.{os.environ.get('SLURM_STEP_ID')}"
+    resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
+        port_base=SLURM_PORTS[zlib.crc32(step.encode()) % len(SLURM_PORTS)],  # so that steps do not meet on a machine
+        gpus_per_node=tasks,  # as if there were one for each: it takes no tasks without GPUs, nor more tasks than GPUs
+        gpus_per_task=1,
+        auto_set_gpu=False,  # it would take GPUs of others, since it counts from 0
+    )
+    addresses = sorted(  # it puts n10 before n2, Slurm does not
+        resolver.cluster_spec().job_tasks("worker"),
+        key=lambda address: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", address)],
+    )
+    hosts = [address.rpartition(":")[0] for address in addresses]
+    here, number = hosts.count(hosts[index]), hosts[:index].count(hosts[index])
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if len(visible) >= here > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[number::here])
+    return addresses
+
+
+def connect(addresses: list[str], index: int) -> tf.distribute.Strategy:
+    """Return the strategy of these workers once all have come; TensorFlow's coordination service watches over them."""
+    context = importlib.import_module("tensorflow.python.eager.context").context()  # the service has no public settings
+    jobs = tf.compat.v1.ConfigProto().experimental.coordination_config.coordinated_job_list
+    context.configure_coordination_service(
+        "standalone",
+        "/job:worker/task:0",
+        cluster_register_timeout_in_ms=1000 * JOIN_SECONDS,
+        heartbeat_timeout_in_ms=1000 * HEARTBEAT_SECONDS,
+        coordinated_jobs=[jobs.add(name="worker", num_tasks=len(addresses))],
+    )
+    context.coordination_service.cluster_register_with_barrier = True  # else the first worker waits for ever
+    task = {"type": "worker", "index": index}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})  # where the strategy looks
+    with silenced_stderr(), default_interrupts():  # no Python runs while it waits, and the service takes SIGTERM
+        return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def join_workers() -> Workers:
+    """Join the workers that TF_CONFIG or Slurm tells of, if there are others; TensorFlow must not have started."""
+    tasks, index = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)), int(os.environ.get("SLURM_PROCID", 0))
+    config = os.environ.get("TF_CONFIG")
+    addresses, index = read_cluster(config) if config else ([], index)
+    count = len(addresses) or tasks
+    if count == 1:
+        return ALONE
+    import_tensorflow()
+    try:
+        addresses = addresses or slurm_cluster(tasks, index)
+        return Workers(connect(addresses, index), index, count)
+    except tf.errors.DeadlineExceededError as error:
+        missing = sorted(map(int, re.findall(r"^/job:worker/replica:0/task:(\d+)", str(error), re.MULTILINE))) or [0]
+        names = ", ".join(f"worker {number} at {addresses[number]}" for number in missing)
+        raise RnagenError(
+            f"worker {index} of {count}: not heard from {names} in {JOIN_SECONDS} seconds; start all of them at once"
+        ) from error
+    except (tf.errors.OpError, RuntimeError, ValueError) as error:
+        raise RnagenError(
+            f"worker {index} of {count} cannot join the others ({str(error).splitlines()[0][:200]}); start all of "
+            f"them again, each with a free address of its own machine in {', '.join(addresses) or 'Slurm'}"
+        ) from error
+
+
+# ---- training: networks, and the one loop that every one of them goes through ------------------------------------
+
+STEPS_PER_CALL = 100  # training steps in one graph call: seldom enough to be free, often enough for Ctrl-C
+EVALUATION_ROWS = 8 * BLOCK  # at most, in one graph call
+REAL_SHARE = 0.5  # of what a network is shown, at least: synthetic samples must not drown the real ones
 
 
 class Network:
-    """What the training loop asks of a model: weights, and what it sums over a batch.
+    """What the training loop asks of a model.
 
-    A model takes standardised genes (rows, genes), type indices (rows,) and, if noise_dim is not 0, standard normals
-    (rows, noise_dim). `sums` returns the loss and a vector of figures, both summed over the rows, so that the parts
-    of a batch add up; `measures` turns the figures of any number of rows into named measures of one row.
+    A model takes standardised expression x (rows, genes), type codes y (rows,) and, if noise_dim is not 0, standard
+    normals (rows, noise_dim). Losses and totals are summed over rows, so that the parts of a batch add up.
     """
 
     noise_dim = 0
-    figures: int  # how many `sums` returns
+    n_totals: int
     weights: list[keras.Variable]
 
-    def sums(self, genes: tf.Tensor, types: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def loss_and_totals(self, x: tf.Tensor, y: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the loss and a vector (n_totals,) of sums that metrics are made of, both summed over the rows."""
         raise NotImplementedError
 
-    def measures(self, figures: np.ndarray) -> dict[str, float]:
+    def metrics(self, totals: np.ndarray) -> dict[str, float]:
+        """Turn the totals of any number of rows into named metrics of one row."""
         raise NotImplementedError
 
     def copy_weights(self) -> list[np.ndarray]:
@@ -1436,477 +1803,566 @@ class Network:
             weight.assign(value)
 
     @functools.cached_property
-    def figures_of(self) -> Callable[..., tf.Tensor]:
-        """The figures that `sums` returns, as one graph for any number of rows."""
-        import tensorflow as tf
+    def totals_in_graph(self) -> Callable[..., tf.Tensor]:
+        """The totals that loss_and_totals returns, as one graph for any number of rows."""
+        return tf.function(lambda *rows: self.loss_and_totals(*rows)[1], autograph=False, reduce_retracing=True)
 
-        return tf.function(lambda *rows: self.sums(*rows)[1], autograph=False, reduce_retracing=True)
-
-    def evaluate(self, genes: np.ndarray | tf.Tensor, types: np.ndarray | tf.Tensor) -> dict[str, float]:
-        """Return the measures over the given rows, the same noise at every call."""
-        noise = stream(0, "evaluation").standard_normal((len(types), self.noise_dim), dtype=np.float32)
-        size = min(8 * BLOCK, math.ceil(len(types) / CORES))
-        parts = [slice(start, start + size) for start in range(0, len(types), size)]
-        with ThreadPoolExecutor(CORES) as pool:
-            figures = pool.map(lambda own: self.figures_of(genes[own], types[own], noise[own]).numpy(), parts)
-            return self.measures(np.sum(list(figures), axis=0, dtype=float))
+    def evaluate(self, samples: Samples, rng: np.random.Generator) -> dict[str, float]:
+        """Return the metrics over the given samples, with noise from rng."""
+        noise = rng.standard_normal((len(samples), self.noise_dim), dtype=np.float32)
+        totals = np.zeros(self.n_totals)
+        for start in range(0, len(samples), EVALUATION_ROWS):
+            rows = slice(start, start + EVALUATION_ROWS)
+            totals += self.totals_in_graph(shared_tensor(samples.x[rows]), samples.y[rows], noise[rows]).numpy()
+        return self.metrics(totals)
 
 
-class Training:
-    """Adam on mini-batches of a table held in memory, every row once an epoch; it can always be taken further.
+def initial_weights(network: keras.Sequential, rng: np.random.Generator) -> list[np.ndarray]:
+    """Draw weights for dense layers, uniform as in Glorot and Bengio (2010), and biases of 0."""
+    weights = []
+    for variable in network.trainable_variables:
+        limit = math.sqrt(6 / sum(variable.shape)) if len(variable.shape) == 2 else 0
+        weights.append(rng.uniform(-limit, limit, variable.shape).astype(np.float32))
+    return weights
 
-    Keras layers and optimiser do the work, many steps in one graph call: Keras' own `fit` spends most of its time
-    between steps at these sizes (tests/benchmarks/training_step.py). Each batch is cut into slices whose gradients
-    are computed side by side and added, since one small matrix product does not fill two cores. Several workers take a
-    share of each batch each.
+
+def dense_stack(inputs: int, hidden: Sequence[int], outputs: int, rng: np.random.Generator) -> keras.Sequential:
+    """Return dense relu layers and a linear one, their weights drawn from rng."""
+    layers = [keras.layers.Dense(units, "relu", kernel_initializer="zeros") for units in hidden]
+    output = keras.layers.Dense(outputs, kernel_initializer="zeros")
+    network = keras.Sequential([keras.Input((inputs,)), *layers, output])
+    for variable, values in zip(network.trainable_variables, initial_weights(network, rng), strict=True):
+        variable.assign(values)
+    return network
+
+
+def mix_epoch(rows: int, n_real: int, rng: np.random.Generator) -> np.ndarray:
+    """Return an epoch's order (rows,) over n_real real rows and then synthetic ones, at least REAL_SHARE of it real.
+
+    Where real rows are fewer they come several times, and of the synthetic ones a random part is left to other epochs.
+    """
+    shown = max(n_real, math.ceil(REAL_SHARE * rows))
+    real = np.concatenate([rng.permutation(n_real) for _ in range(math.ceil(shown / n_real))])[:shown]
+    synthetic = n_real + rng.permutation(rows - n_real)[: rows - shown]
+    return rng.permutation(np.concatenate([real, synthetic])).astype(np.int32)
+
+
+class Trainer:
+    """Adam on mini-batches of samples held in memory, every row once an epoch; it can always be taken further.
+
+    Keras layers and optimiser do the work, many steps in one graph call. The graph, which takes as long to make as
+    hundreds of steps, serves one training after another. Several workers take a share of each batch each.
     """
 
     def __init__(
-        self,
-        model: Network,
-        rows: Rows,
-        batch_size: int,
-        learning_rate: float,
-        rng: np.random.Generator,
-        workers: Workers = ALONE,
+        self, network: Network, genes: int, batch_size: int, learning_rate: Any, workers: Workers = ALONE
     ) -> None:
-        import keras
-        import tensorflow as tf
-
-        self.model, self.batch_size, self.workers = model, batch_size, workers
-        self.stops: dict[int, Callable[[], object]] = {}  # what to do on reaching a step
-        self._slices = max(1, min(CORES, batch_size // 32))
-        genes, types = rows
-        self._genes = tf.Variable(shared_tensor(genes), shape=(None, genes.shape[1]), trainable=False)
-        self._types = tf.Variable(types, dtype=tf.int32, shape=(None,), trainable=False)
-        self._initial = model.copy_weights()
+        self.network, self.batch_size, self.workers = network, batch_size, workers
         self._optimizer = keras.optimizers.Adam(learning_rate)
-        self._optimizer.build(model.weights)
-        batch, noise = tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None, model.noise_dim), tf.float32)
-        traced = functools.partial(tf.function, autograph=False)  # parsing Python takes longer than tracing it
-        self._slice_sums = traced(self._sum_slice, input_signature=[batch, noise, tf.TensorSpec((), tf.float64)])
-        self._advance_in_graph = traced(self._take_steps, input_signature=[batch, noise])
-        self._begin(len(types), rng)
+        self._optimizer.build(network.weights)
+        x, noise = (tf.TensorSpec((None, columns), tf.float32) for columns in (genes, network.noise_dim))
+        y = tf.TensorSpec((None,), tf.int32)
+        self._steps_in_graph = tf.function(self._take_steps, input_signature=[x, y, y, noise], autograph=False)
 
-    def _begin(self, rows: int, rng: np.random.Generator) -> None:
-        self.rows, self.rng, self.steps = rows, rng, 0
-        self.steps_per_epoch = math.ceil(rows / self.batch_size)
-        self._order = np.empty(0, np.int32)  # of the epoch under way
+    def start(
+        self, samples: Samples, weights: Sequence[np.ndarray], rng: np.random.Generator, n_real: int | None = None
+    ) -> None:
+        """Begin a training on these samples, from these weights, in an order drawn from rng.
 
-    def restart(self, rows: Rows, rng: np.random.Generator) -> None:
-        """Begin again on other rows from the same initial weights; the graph, which takes as long to make, is kept."""
-        genes, types = rows
-        self._genes.assign(shared_tensor(genes))
-        self._types.assign(types)
-        self.model.assign_weights(self._initial)
-        for state in self._optimizer.variables[2:]:  # the first two are the number of steps and the learning rate
-            state.assign(np.zeros(state.shape))
-        self._optimizer.iterations.assign(0)
-        self._begin(len(types), rng)
-
-    def release(self) -> None:
-        """Let go of the rows before more are made; the next restart brings others."""
-        self._genes.assign(np.empty((0, self._genes.shape[1]), np.float32))
-
-    def _take_steps(self, order: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
-        """Take a step on each batch of the rows in order (rows,); return the figures summed over all of them."""
-        import tensorflow as tf
-
-        def step(start: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            end = tf.minimum(start + self.batch_size, tf.size(order))
-            return end, total + self._take_step(order[start:end], noise[start:end])
-
-        begin = (tf.constant(0), tf.zeros(self.model.figures))
-        return tf.while_loop(lambda start, total: start < tf.size(order), step, begin)[1]
-
-    def _take_step(self, batch: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
-        """Take one step down the gradient of the batch's mean loss; return the batch's figures."""
-        import tensorflow as tf
-
-        size = tf.size(batch)
-        share = 1 / size
-        *gradients, figures = self.workers.sum_shares(
-            size, lambda start, end: self._sum_share(batch[start:end], noise[start:end], share)
-        )
-        self._optimizer.apply(gradients, self.model.weights)
-        return figures
-
-    def _sum_share(self, batch: tf.Tensor, noise: tf.Tensor, share: tf.Tensor) -> list[tf.Tensor]:
-        """Return the gradients and figures summed over some rows of a batch, cut into slices."""
-        import tensorflow as tf
-
-        size = tf.size(batch)
-        cuts = [size * part // self._slices for part in range(self._slices + 1)]
-        slices = [slice(start, end) for start, end in itertools.pairwise(cuts)]
-        parts = [self._slice_sums(batch[own], noise[own], share) for own in slices]
-        return [tf.add_n(addends) for addends in zip(*parts, strict=True)]
-
-    def _sum_slice(self, batch: tf.Tensor, noise: tf.Tensor, share: tf.Tensor) -> list[tf.Tensor]:
-        """Return the gradients and figures summed over a slice of a batch, a row's gradient counting as its share."""
-        import tensorflow as tf
-
-        # gathering from the variable itself would copy the table, since its memory is shared; read in place it is not
-        with tf.device(self._genes.device):
-            genes, types = (tf.gather(table.read_value(), batch) for table in (self._genes, self._types))
-        with tf.GradientTape() as tape:
-            loss, figures = self.model.sums(genes, types, noise)
-            loss *= tf.cast(share, tf.float32)
-        return [*tape.gradient(loss, self.model.weights), figures]
-
-    def advance(self, steps: int, progress: Callable[[int], object] = lambda steps: None) -> dict[str, float]:
-        """Take that many more steps; return the measures of the rows they went through.
-
-        progress is called with the number of steps taken every now and then.
-
-        Raises
-        ------
-        RnagenError
-            The loss is no longer a finite number.
+        n_real says how many of them, the first ones, are real; None: all.
         """
-        figures, goal = 0.0, self.steps + steps
+        self._x, self._y, self._rng = shared_tensor(samples.x), tf.constant(samples.y), rng
+        self.rows, self.steps = len(samples), 0
+        self.n_real = self.rows if n_real is None else n_real
+        self.steps_per_epoch = math.ceil(self.rows / self.batch_size)
+        self._order = np.empty(0, np.int32)  # of the epoch under way
+        self.network.assign_weights(weights)
+        for state in self._optimizer.variables:
+            if "learning_rate" not in state.path:
+                state.assign(np.zeros(state.shape, state.dtype))
+
+    def _take_steps(self, x: tf.Tensor, y: tf.Tensor, order: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        """Take a step on each batch of the rows in order (rows,); return the totals summed over all of them."""
+
+        def step(start: tf.Tensor, totals: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            end = tf.minimum(start + self.batch_size, tf.size(order))
+            return end, totals + self._take_step(x, y, order[start:end], noise[start:end])
+
+        begin = (tf.constant(0), tf.zeros(self.network.n_totals))
+        return tf.while_loop(lambda start, totals: start < tf.size(order), step, begin)[1]
+
+    def _take_step(self, x: tf.Tensor, y: tf.Tensor, batch: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        """Take one step down the gradient of the batch's mean loss; return the batch's totals."""
+        size = tf.size(batch)
+
+        def gradients_and_totals(start: tf.Tensor, end: tf.Tensor) -> list[tf.Tensor]:
+            with tf.device("CPU"):  # where the table is: only the batch goes to a GPU
+                x_batch, y_batch = tf.gather(x, batch[start:end]), tf.gather(y, batch[start:end])
+            with tf.GradientTape() as tape:
+                loss, totals = self.network.loss_and_totals(x_batch, y_batch, noise[start:end])
+                loss /= tf.cast(size, tf.float32)
+            return [*tape.gradient(loss, self.network.weights), totals]
+
+        *gradients, totals = self.workers.sum_over_replicas(size, gradients_and_totals)
+        self._optimizer.apply(gradients, self.network.weights)
+        return totals
+
+    def advance(self, steps: int, on_steps: Callable[[int], object] = lambda steps: None) -> dict[str, float]:
+        """Take that many more steps; return the metrics of the rows they went through.
+
+        on_steps is called with the number of steps taken every now and then.
+        """
+        totals, goal = np.zeros(self.network.n_totals), self.steps + steps
         while self.steps < goal:
             done = self.steps % self.steps_per_epoch
             if done == 0:
-                self._order = self.rng.permutation(self.rows).astype(np.int32)
-            pauses = [stop for stop in self.stops if stop > self.steps]
-            more = min(STEPS_A_CALL, self.steps_per_epoch - done, min([goal, *pauses]) - self.steps)
+                self._order = mix_epoch(self.rows, self.n_real, self._rng)
+            more = min(STEPS_PER_CALL, self.steps_per_epoch - done, goal - self.steps)
             order = self._order[done * self.batch_size : (done + more) * self.batch_size]
-            noise = self.rng.standard_normal((len(order), self.model.noise_dim), dtype=np.float32)
+            noise = self._rng.standard_normal((len(order), self.network.noise_dim), dtype=np.float32)
             with self.workers.watching():
-                figures = figures + self._advance_in_graph(order, noise).numpy().astype(float)
+                totals += self._steps_in_graph(self._x, self._y, order, noise).numpy()
             self.steps += more
-            progress(more)
-            if self.steps in self.stops:
-                self.stops[self.steps]()
-        measures = self.model.measures(figures)
-        if not math.isfinite(measures["loss"]):
+            on_steps(more)
+        metrics = self.network.metrics(totals)
+        if not math.isfinite(metrics["loss"]):
             raise RnagenError(
-                f"training failed: loss {measures['loss']} after {self.steps} steps; look for extreme values in the "
+                f"training failed: loss {metrics['loss']} after {self.steps} steps; look for extreme values in the "
                 f"table, or try --transform log2"
             )
-        return measures
+        return metrics
 
 
-def measures_line(measures: dict[str, float]) -> str:
-    """Format measures as Keras does."""
-    return " - ".join(f"{name}: {value:.4f}" for name, value in measures.items())
+@dataclass(frozen=True)
+class Progress:
+    """What a training reports: steps taken since the last report, of all; at the end of an epoch, its metrics.
+
+    Metrics have val_ twins on the samples that validate. Epoch 0 is before training; keeps_best says that the weights
+    of the epoch with the lowest val_loss will be kept.
+    """
+
+    steps: int
+    all_steps: int
+    epoch: int = 0
+    epochs: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+Listener = Callable[[Any], None]  # takes a Progress, or another result as soon as it is there
+
+
+def ignore(event: Any) -> None:
+    """Report to nobody."""
 
 
 def fit(
-    training: Training, epochs: int, validation: Rows, keep_best: bool = False
+    trainer: Trainer, epochs: int, validation: Samples, seed: int, report: Listener = ignore
 ) -> tuple[list[dict[str, float]], int]:
-    """Train for that many epochs, printing one line an epoch.
+    """Train for that many epochs and keep the weights of the epoch of lowest val_loss, which may be before the first.
 
-    With keep_best the model ends with the weights of the epoch of lowest val_loss, which may be those it began with.
-
-    Returns the measures and their val_ twins by epoch, and the epoch of which the model has the weights.
+    Returns the metrics by epoch and the epoch that was kept.
     """
-    from tqdm import tqdm
+
+    def validate() -> dict[str, float]:
+        found = trainer.network.evaluate(validation, stream(seed, "evaluation"))  # the same noise every time
+        return {f"val_{name}": value for name, value in found.items()}
 
     history: list[dict[str, float]] = []
-    best, best_epoch, best_weights = math.inf, epochs, []
-    if keep_best:
-        best, best_epoch = training.model.evaluate(*validation)["loss"], 0
-        best_weights = training.model.copy_weights()
-        say(f"Before training - val_loss: {best:.4f}")
-    steps = epochs * training.steps_per_epoch
-    with tqdm(total=steps, unit="step", leave=False, disable=not sys.stderr.isatty()) as bar:
-        for epoch in range(1, epochs + 1):
-            measures = training.advance(training.steps_per_epoch, bar.update)
-            measures |= {f"val_{name}": value for name, value in training.model.evaluate(*validation).items()}
-            say(f"Epoch {epoch}/{epochs} - " + measures_line(measures))
-            history.append(measures)
-            if keep_best and measures["val_loss"] < best:
-                best, best_epoch = measures["val_loss"], epoch
-                best_weights = training.model.copy_weights()
-    if best_epoch < epochs:
-        training.model.assign_weights(best_weights)
-        say(f"Kept the weights {f'of epoch {best_epoch}' if best_epoch else 'before training'}: lowest val_loss")
+    total = epochs * trainer.steps_per_epoch
+    before = validate()
+    best, best_epoch, best_weights = before["val_loss"], 0, trainer.network.copy_weights()
+    report(Progress(0, total, 0, epochs, before))
+    for epoch in range(1, epochs + 1):
+        metrics = trainer.advance(trainer.steps_per_epoch, lambda steps: report(Progress(steps, total)))
+        metrics |= validate()
+        history.append(metrics)
+        report(Progress(0, total, epoch, epochs, metrics))
+        if metrics["val_loss"] < best:
+            best, best_epoch, best_weights = metrics["val_loss"], epoch, trainer.network.copy_weights()
+    trainer.network.assign_weights(best_weights)
     return history, best_epoch
 
 
-# ---- models: the classifier --------------------------------------------------------------------------------------
+# ---- the classifier ----------------------------------------------------------------------------------------------
+
+HIDDEN_CLASSIFIER = (200, 100)  # as published
+CLASSIFIER_BATCH = 256
+CLASSIFIER_RATE = 0.001  # Adam's default, as published
 
 
 class Classifier(Network):
     """Dense 200-100 relu network on genes scaled to [0, 1], trained by cross-entropy.
 
-    unit is the scale and offset (genes,) that take standardised genes to [0, 1].
+    unit_scale is the scale and offset (genes,) that take standardised genes to [0, 1].
     """
 
-    figures = 3
+    n_totals = 3
 
-    def __init__(self, types: int, unit: Unit, rng: np.random.Generator) -> None:
-        self.scale, self.offset = unit
-        self.network = dense_stack(len(self.scale), HIDDEN_CLASSIFIER, types, rng)
+    def __init__(self, n_types: int, unit_scale: tuple[np.ndarray, np.ndarray], rng: np.random.Generator) -> None:
+        self.scale, self.offset = unit_scale
+        self.network = dense_stack(len(self.scale), HIDDEN_CLASSIFIER, n_types, rng)
         self.weights = self.network.trainable_variables
 
-    def sums(self, genes: tf.Tensor, types: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        import tensorflow as tf
+    def loss_and_totals(self, x: tf.Tensor, y: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        logits = self.network(x * self.scale + self.offset)  # (rows, types)
+        loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits))
+        correct = tf.math.count_nonzero(tf.argmax(logits, 1, tf.int32) == y, dtype=tf.float32)
+        return loss, tf.stack([tf.cast(tf.size(y), tf.float32), loss, correct])
 
-        logits = self.network(genes * self.scale + self.offset)  # (rows, types)
-        loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(types, logits))
-        right = tf.math.count_nonzero(tf.argmax(logits, 1, tf.int32) == types, dtype=tf.float32)
-        return loss, tf.stack([tf.cast(tf.size(types), tf.float32), loss, right])
+    def metrics(self, totals: np.ndarray) -> dict[str, float]:
+        rows, loss, correct = totals
+        return {"loss": loss / rows, "accuracy": correct / rows}
 
-    def measures(self, figures: np.ndarray) -> dict[str, float]:
-        rows, loss, right = figures
-        return {"loss": loss / rows, "accuracy": right / rows}
+    def probabilities(self, x: tf.Tensor) -> tf.Tensor:
+        """Return the probability of each type (rows, types); scale and offset go into the first layer's weights."""
+        first, *others = self.network.layers
+        offset = tf.linalg.matvec(first.kernel, self.offset, transpose_a=True)
+        hidden = tf.nn.relu(tf.matmul(x, first.kernel * self.scale[:, None]) + first.bias + offset)
+        for layer in others:
+            hidden = layer(hidden)
+        return tf.nn.softmax(hidden)
 
-    def predict(self, genes: np.ndarray | tf.Tensor) -> np.ndarray:
-        """Return the likeliest type index (rows,) of standardised genes."""
-        return self.network(genes * self.scale + self.offset).numpy().argmax(1)
+    @functools.cached_property
+    def probabilities_in_graph(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """The same as one graph for any number of rows."""
+        return tf.function(self.probabilities, autograph=False, reduce_retracing=True)
 
-
-# ---- generators: a factor model, and the networks that go on from it ---------------------------------------------
-
-
-def inner_folds(types: np.ndarray, groups: np.ndarray, parts: int, rng: np.random.Generator) -> np.ndarray:
-    """Deal the rows into that many folds, stratified by type, whole groups in one; return the fold of each (rows,)."""
-    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
-    parts = min(parts, len(first))
-    order = np.lexsort((rng.random(len(first)), types[first]))  # the groups of a type one after the other
-    fold = np.empty(len(first), np.int64)
-    fold[order] = np.arange(len(first)) % parts
-    return fold[group]
-
-
-def folds_for(fold: np.ndarray) -> int:
-    """Return how many of the inner folds have to be held out, one after the other, to have seen enough rows."""
-    parts = int(fold.max()) + 1
-    return min(parts, math.ceil(ENOUGH_HELD_OUT * parts / len(fold))) if parts > 1 else 0
+    def predict_proba(self, x: np.ndarray | tf.Tensor) -> np.ndarray:
+        """Return the probability of each type (rows, types) for standardised genes."""
+        starts = range(0, len(x), EVALUATION_ROWS)
+        return np.concatenate([self.probabilities_in_graph(x[at : at + EVALUATION_ROWS]).numpy() for at in starts])
 
 
-def within_types(rows: Rows, types: int) -> tuple[np.ndarray, np.ndarray, Rows]:
-    """Return the mean (types, genes) and the number (types,) of each type's rows, and the residuals as Rows.
+# ---- generators: a factor model, and the networks that start from it ---------------------------------------------
 
-    A residual is a row less its type's mean, stretched so that its variance is that of the type; a lone row has none.
-    Where no type has two rows, half the variance is taken to be within types.
+HIDDEN_ENCODER = (100, 100)  # the published encoder
+HIDDEN_DECODER = (100, 32)  # its last layer, the costly one, is added to the loadings
+LATENT_CHOICES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)  # latent dimensions to choose from
+GAUSSIAN_LATENT = 200  # principal directions in which each type of a Gaussian has a covariance
+INNER_FOLDS = 5  # of the training groups, to choose these and radii on
+ENOUGH_HELD_OUT = 500  # rows: once inner folds with so many have been held out, the others need not be
+MIN_NOISE_SHARE = 0.05  # of a gene's variance within types: what no direction explains
+MIN_VARIANCE = 1e-3  # of a standardised gene: none is known better, and an outlier must not count for everything
+SD_POOLED_ROWS = 10  # rows that a gene's pooled variance counts as, beside those of the type
+RADIUS_CHOICES = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1)  # sds of log squared radii to choose from; 0 is a Gaussian
+FEW_SAMPLES = 2  # of a type, too few to know its covariance
+MIN_TO_FIT_LATENTS = 30  # samples of a type, fewer of which say less than the factor model
+MODEL_NAMES = {
+    "cvae": "conditional autoencoder",
+    "vae": "variational autoencoder",
+    "ae": "autoencoder",
+    "gaussian": "Gaussian of each type",
+}
+PEAK_RATE = 0.008  # of Adam; tests/benchmarks/generator.py
+WARM_UP_SHARE = 0.1  # of the steps
+FACTOR_SHAPES = {  # of the arrays of Factors
+    "means": ("types", "genes"),
+    "loadings": ("latent", "genes"),
+    "noise": ("genes",),
+    "roots": ("types", "latent", "latent"),
+    "mean_error": ("types",),
+    "type_sd": ("types", "genes"),
+    "radius_sd": (2,),
+}
+DRAWN_SHAPES = {  # of what else a Generator draws by
+    "latent_mean": ("types", "latent"),
+    "latent_root": ("types", "latent", "latent"),
+    "drawn_mean": ("types", "genes"),
+    "drawn_sd": ("types", "genes"),
+}
+
+
+def class_residuals(samples: Samples, types: int) -> tuple[np.ndarray, np.ndarray, Samples]:
+    """Return the mean (types, genes) and number (types,) of each type's rows, and the residuals as Samples.
+
+    A residual is a row minus its type's mean, times sqrt(n / (n - 1)) so that its variance is that of the type; a type
+    with one row has none. If no type has two rows, half of the variance is taken to be within types.
     """
-    genes, label = rows
-    counts = np.bincount(label, minlength=types)
-    means = np.zeros((types, genes.shape[1]), np.float32)
-    np.add.at(means, label, genes)
+    x, y = samples.x, samples.y
+    counts = np.bincount(y, minlength=types)
+    means = np.zeros((types, x.shape[1]), np.float32)
+    np.add.at(means, y, x)
     means /= np.maximum(counts, 1)[:, None]
-    several = counts[label] > 1
+    several = counts[y] > 1
     if not several.any():
-        return means, counts, ((genes - means.mean(0)) * np.float32(math.sqrt(0.5)), label)
-    stretch = np.sqrt(counts / np.maximum(counts - 1, 1))[label[several], None].astype(np.float32)
-    return means, counts, ((genes[several] - means[label[several]]) * stretch, label[several])
+        return means, counts, Samples((x - means.mean(0)) * np.float32(math.sqrt(0.5)), y)
+    bessel = np.sqrt(counts / np.maximum(counts - 1, 1))[y[several], None].astype(np.float32)
+    return means, counts, Samples((x[several] - means[y[several]]) * bessel, y[several])
+
+
+def mean_error(counts: np.ndarray) -> np.ndarray:
+    """Return how much wider than its type a new row spreads around the mean of that many rows (types,)."""
+    return np.sqrt(1 + 1 / np.maximum(counts, 1))
 
 
 @dataclass(frozen=True)
 class Factors:
-    """A Gaussian for each type c, x = means[c] + z @ loadings + noise * normal, z ~ N(0, roots[c].T @ roots[c]).
+    """A Gaussian for each type c: x = means[c] + mean_error[c] * (z @ loadings + noise * e), z ~ N(0, root.T @ root).
 
-    means is (types, genes), loadings (latent_dim, genes), noise (genes,), roots (types, latent_dim, latent_dim); over
-    all types z has the identity for its covariance. stretch (types,) is what the error of a mean of few rows adds to
-    the spread around it; pooled_rows says how many rows the pooled covariance counts as beside a type's own (None where
-    that differs from type to type).
+    means is (types, genes), loadings (latent, genes), noise (genes,), roots (types, latent, latent); the pooled
+    covariance of z is the identity. mean_error (types,) is what the error of a mean of few rows adds to the spread
+    around it, type_sd (types, genes) the sd within each type. radius_sd (2,) is how much the log squared length of z,
+    and of the noise, varies between rows beyond a Gaussian's.
     """
 
     means: np.ndarray
     loadings: np.ndarray
     noise: np.ndarray
     roots: np.ndarray
-    stretch: np.ndarray
-    pooled_rows: float | None
+    mean_error: np.ndarray
+    type_sd: np.ndarray
+    radius_sd: np.ndarray
+
+    def log_density(self, x: np.ndarray) -> np.ndarray:
+        """Return the log density (rows, types) of standardised rows x (rows, genes) under each type.
+
+        The inverse covariance is applied in the latent space (Woodbury identity), where all types share the loadings;
+        distances are expanded into matrix products, exact enough in float64.
+        """
+        genes, latent = len(self.noise), len(self.loadings)
+        scaled_x, scaled_means = x / self.noise.astype(float), self.means / self.noise.astype(float)
+        scaled_loadings = self.loadings / self.noise.astype(float)
+        distance = np.square(scaled_x).sum(1)[:, None] + np.square(scaled_means).sum(1)
+        distance -= 2 * scaled_x @ scaled_means.T  # (rows, types)
+        scores, mean_scores = scaled_x @ scaled_loadings.T, scaled_means @ scaled_loadings.T
+        gram = scaled_loadings @ scaled_loadings.T
+        log_density = np.empty(distance.shape)
+        for label, root in enumerate(self.roots.astype(float)):
+            lower = np.linalg.cholesky(np.eye(latent) + root @ gram @ root.T)
+            projected = root @ (scores - mean_scores[label]).T
+            explained = np.square(scipy.linalg.solve_triangular(lower, projected, lower=True)).sum(0)
+            log_determinant = 2 * np.log(np.diag(lower)).sum() + genes * 2 * np.log(self.mean_error[label])
+            squared = np.maximum(distance[:, label] - explained, 0) / self.mean_error[label] ** 2
+            log_density[:, label] = -(squared + log_determinant) / 2
+        return log_density - np.log(self.noise.astype(float)).sum() - genes * math.log(2 * math.pi) / 2
 
 
-@dataclass(frozen=True)
-class FoldScores:
-    """Residuals of a fold as seen by the directions that the rest of the rows spread most in.
+def truncated_pca(residuals: np.ndarray, latent: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return whitened scores (rows, latent), variances (latent,) and directions (latent, genes) of residuals.
 
-    directions is (latent_dim, genes); scores (rows, latent_dim) are the rest's on these, whitened, of types (rows,);
-    spread (genes,) is the rest's variance. held (fold, genes) are the fold's residuals, of held_types (fold,), and seen
-    (fold, latent_dim) these on the directions.
+    Components beyond their rank are zero.
     """
-
-    directions: np.ndarray
-    scores: np.ndarray
-    types: np.ndarray
-    spread: np.ndarray
-    held: np.ndarray
-    held_types: np.ndarray
-    seen: np.ndarray
-
-
-def principal(residuals: np.ndarray, latent_dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return whitened scores (rows, latent_dim), variances (latent_dim,), directions (latent_dim, genes) of residuals.
-
-    What goes beyond their rank is zero.
-    """
-    from sklearn.utils.extmath import randomized_svd
-
-    rank = min(latent_dim, *residuals.shape)
-    left, singular, directions = randomized_svd(residuals, rank, n_iter=2, random_state=0)
-    fill = latent_dim - rank
+    rank = min(latent, *residuals.shape)
+    state = int(stream(seed, "principal components").integers(2**31))
+    left, singular, directions = sklearn.utils.extmath.randomized_svd(residuals, rank, n_iter=2, random_state=state)
+    fill = latent - rank
     singular = np.where(singular > 1e-5 * singular[0], singular, 0)
     variances = np.pad(singular**2 / len(residuals), (0, fill))
     scores = np.pad(left * (singular > 0) * math.sqrt(len(residuals)), ((0, 0), (0, fill)))
     return scores, variances, np.pad(directions, ((0, fill), (0, 0)))
 
 
-def score_folds(rows: Rows, groups: np.ndarray, types: int, latent_dim: int) -> list[FoldScores]:
-    """Project each inner fold on the principal directions of the others; one that shares no type is left out."""
-    genes, label = rows
-    fold = inner_folds(label, groups, INNER_FOLDS, stream(0, "inner folds"))
+@dataclass(frozen=True)
+class HeldOutFold:
+    """Residuals of an inner fold, projected on the principal directions of the other folds.
+
+    directions is (latent, genes); scores (rows, latent) are the whitened ones of the other folds' residuals, of types
+    y (rows,), and variance (genes,) is theirs. residuals (held out, genes) are the fold's own, of types held_y, and
+    projected (held out, latent) are these on the directions.
+    """
+
+    directions: np.ndarray
+    scores: np.ndarray
+    y: np.ndarray
+    variance: np.ndarray
+    residuals: np.ndarray
+    held_y: np.ndarray
+    projected: np.ndarray
+
+
+def hold_out_folds(samples: Samples, groups: np.ndarray, types: int, latent: int, seed: int) -> list[HeldOutFold]:
+    """Hold out each inner fold; a fold that shares no type with the others is left out."""
+    fold = inner_folds(samples.y, groups, INNER_FOLDS, stream(seed, "inner folds"))
+    number_of_folds = int(fold.max()) + 1
+    needed = math.ceil(ENOUGH_HELD_OUT * number_of_folds / len(fold))
     found = []
-    for number in range(folds_for(fold)):
-        rest = fold != number
-        means, counts, (residuals, own) = within_types((genes[rest], label[rest]), types)
-        held = ~rest & (counts[label] > 0)
-        if not held.any() or np.bincount(own, minlength=types).max(initial=0) < 2:
+    for number in range(min(number_of_folds, needed) if number_of_folds > 1 else 0):
+        means, counts, rest = class_residuals(samples.take(fold != number), types)
+        held = samples.take((fold == number) & (counts[samples.y] > 0))
+        if not len(held) or np.bincount(rest.y, minlength=types).max(initial=0) < 2:
             continue
-        scores, _, directions = principal(residuals, latent_dim)
-        shrink = np.sqrt(1 + 1 / counts[label[held]])[:, None]  # a held-out row strays from an estimated mean
-        left = ((genes[held] - means[label[held]]) / shrink).astype(np.float32)
-        spread = np.square(residuals).mean(0)
-        found.append(FoldScores(directions, scores, own, spread, left, label[held], left @ directions.T))
+        scores, _, directions = truncated_pca(rest.x, latent, seed)
+        error = mean_error(counts)[held.y, None].astype(np.float32)
+        residuals = (held.x - means[held.y]) / error  # a held-out row strays further from an estimated mean
+        variance = np.square(rest.x).mean(0)
+        found.append(HeldOutFold(directions, scores, rest.y, variance, residuals, held.y, residuals @ directions.T))
     return found
 
 
-def factor_likelihood(fold: FoldScores, variances: np.ndarray) -> float:
-    """Return the log likelihood of a fold's residuals, less a constant, with these variances of its directions."""
+def factor_log_likelihood(fold: HeldOutFold, variances: np.ndarray) -> float:
+    """Return the log likelihood of a fold's residuals, up to a constant, given its directions' variances (latent,)."""
     loadings = np.sqrt(variances)[:, None] * fold.directions[: len(variances)]
-    noise = np.maximum(fold.spread - np.square(loadings).sum(0), LEAST_NOISE * fold.spread) + LEAST_VARIANCE
+    noise = np.maximum(fold.variance - np.square(loadings).sum(0), MIN_NOISE_SHARE * fold.variance) + MIN_VARIANCE
     scaled = loadings / noise
     inner = np.eye(len(variances)) + scaled @ loadings.T
-    seen = fold.held @ scaled.T
-    quadratic = (np.square(fold.held) / noise).sum() - (np.linalg.solve(inner, seen.T) * seen.T).sum()
-    return -(quadratic + len(fold.held) * (np.linalg.slogdet(inner)[1] + np.log(noise).sum())) / 2
+    scores = fold.residuals @ scaled.T
+    quadratic = (np.square(fold.residuals) / noise).sum() - (np.linalg.solve(inner, scores.T) * scores.T).sum()
+    return -(quadratic + len(scores) * (np.linalg.slogdet(inner)[1] + np.log(noise).sum())) / 2
 
 
-def type_covariances(scores: np.ndarray, label: np.ndarray, types: int, pooled_rows: float) -> np.ndarray:
-    """Return each type's covariance (types, d, d) of whitened scores, the identity counting as so many more rows."""
-    identity = pooled_rows * np.eye(scores.shape[1])
-    own = (scores[label == one_type] for one_type in range(types))
-    return np.array([(part.T @ part + identity) / (len(part) + pooled_rows) for part in own])
+def shrunk_covariances(scores: np.ndarray, y: np.ndarray, types: int) -> np.ndarray:
+    """Return the covariance (types, d, d) of each type's whitened scores (rows, d), the identity counting as d rows."""
+    latent = scores.shape[1]
+    covariances = np.tile(np.eye(latent), (types, 1, 1))
+    for label, count in enumerate(np.bincount(y, minlength=types)):
+        if count > FEW_SAMPLES:
+            rows = scores[y == label]
+            covariances[label] = (rows.T @ rows + latent * np.eye(latent)) / (count + latent)
+    return covariances
 
 
-def pooling_likelihood(fold: FoldScores, variances: np.ndarray, types: int, pooled_rows: float) -> float:
-    """Return the log likelihood of a fold's scores, less a constant, at that shrinkage of the types' covariances."""
-    used = variances > 0
-    held = fold.seen[:, : len(variances)][:, used] / np.sqrt(variances[used])
-    covariances = type_covariances(fold.scores[:, : len(variances)][:, used], fold.types, types, pooled_rows)
-    total = 0.0
-    for one_type in np.unique(fold.held_types):
-        own, covariance = held[fold.held_types == one_type], covariances[one_type]
-        total -= (np.linalg.solve(covariance, own.T) * own.T).sum() + len(own) * np.linalg.slogdet(covariance)[1]
-    return total / 2
+def choose_radius_sd(squared: np.ndarray, dimensions: int) -> float:
+    """Return the sd of log squared radii that makes the squared lengths of whitened rows (rows,) likeliest.
 
-
-def moderate(variances: np.ndarray, degrees: int) -> np.ndarray:
-    """Draw sample variances of so many degrees of freedom to a common one, as far as chance has spread them.
-
-    Empirical Bayes with an inverse gamma prior, whose parameters come from the mean and variance of the logarithms
-    (Smyth 2004).
+    A row is a Gaussian of that many dimensions times a lognormal radius with mean square 1 (a Gaussian scale mixture,
+    Andrews and Mallows 1974), which is integrated out by Gauss-Hermite quadrature.
     """
-    from scipy.optimize import brentq
-    from scipy.special import digamma, polygamma
+    nodes, weights = np.polynomial.hermite_e.hermegauss(31)
 
-    if len(variances) < 2:
-        return variances
-    logs = np.log(np.maximum(variances, LEAST_VARIANCE)) - digamma(degrees / 2) + math.log(degrees / 2)
-    beyond = logs.var(ddof=1) - polygamma(1, degrees / 2)  # variance that chance does not explain
-    if beyond <= polygamma(1, MOST_PRIOR):
-        return np.full_like(variances, math.exp(logs.mean()))
-    half = brentq(lambda half: polygamma(1, half) - beyond, 1e-3, MOST_PRIOR)
-    prior = math.exp(logs.mean() + digamma(half) - math.log(half))
-    return (2 * half * prior + degrees * variances) / (2 * half + degrees)
+    def log_likelihood(radius_sd: float) -> float:
+        log_radius = radius_sd * nodes / 2 - radius_sd**2 / 4
+        at_nodes = np.log(weights) - dimensions * log_radius - squared[:, None] / 2 * np.exp(-2 * log_radius)
+        return scipy.special.logsumexp(at_nodes, axis=1).sum()
+
+    return max(RADIUS_CHOICES, key=log_likelihood)
+
+
+def choose_radius_sds(
+    folds: list[HeldOutFold], variances: np.ndarray, noise_variance: np.ndarray
+) -> tuple[float, float]:
+    """Return the sds of log squared radii of latents and noise (types, genes) that held-out rows are likeliest with."""
+    latent, used = len(variances), np.flatnonzero(variances > 0)
+    latent_lengths, noise_lengths = [], []  # squared
+    for fold in folds:
+        covariances = shrunk_covariances(fold.scores[:, used], fold.y, len(noise_variance))
+        z = fold.projected[:, used] / np.sqrt(variances[used])
+        for label in np.unique(fold.held_y):
+            rows = z[fold.held_y == label].T
+            latent_lengths.extend((np.linalg.solve(covariances[label], rows) * rows).sum(0))
+        noise = fold.residuals - fold.projected[:, :latent] @ fold.directions[:latent]
+        noise_lengths.extend((np.square(noise) / noise_variance[fold.held_y]).sum(1))
+    genes = max(noise_variance.shape[1] - latent, 1)
+    return choose_radius_sd(np.array(latent_lengths), len(used)), choose_radius_sd(np.array(noise_lengths), genes)
 
 
 def shrink_means(means: np.ndarray, variances: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Draw type means (types, columns) towards their average, each column as far as chance may have spread them.
+    """Shrink type means (types, columns) towards their average, each column as far as chance may have spread them.
 
-    variances (columns,) are within types. Empirical Bayes as in James-Stein estimation (Efron and Morris 1975), with
-    moderated variances between types, which few types tell badly.
+    variances (columns,) are within types. Empirical Bayes as in James-Stein estimation (Efron and Morris 1975).
     """
     if len(means) == 1:
         return means
     centre, error = means.mean(0), variances / np.maximum(counts, 0.5)[:, None]  # a type without rows has no mean
-    chance = error.mean(0) + 1e-9
-    ratio = moderate(np.square(means - centre).sum(0) / (len(means) - 1) / chance, len(means) - 1)
-    between = np.maximum(ratio - 1, 0) * chance
+    between = np.maximum(means.var(0, ddof=1) - error.mean(0), 0)
     return centre + between / (between + error + 1e-9) * (means - centre)
 
 
-def mean_error(counts: np.ndarray) -> np.ndarray:
-    """Return how much wider than its type a new row spreads around the mean of so many rows."""
-    return np.sqrt(1 + 1 / np.maximum(counts, 1))
+def shrunk_sd(residuals: Samples, types: int) -> np.ndarray:
+    """Return the sd (types, genes) within each type, its variance shrunk to the pooled one."""
+    counts = np.bincount(residuals.y, minlength=types)[:, None]
+    squares = np.zeros((types, residuals.x.shape[1]))
+    np.add.at(squares, residuals.y, np.square(residuals.x))
+    pooled = squares.sum(0) / len(residuals)
+    return np.sqrt((squares + SD_POOLED_ROWS * pooled) / (counts + SD_POOLED_ROWS) + MIN_VARIANCE)
 
 
-def fit_factors(rows: Rows, groups: np.ndarray, types: int, latent_dim: int | None) -> Factors:
-    """Fit a Gaussian to each type, as much of it shared between types as held-out rows ask for.
+def remaining_variance(residuals: Samples, loadings: np.ndarray) -> np.ndarray:
+    """Return the variance (genes,) within types that the loadings do not explain."""
+    variance = np.square(residuals.x).mean(0)
+    return np.maximum(variance - np.square(loadings).sum(0), MIN_NOISE_SHARE * variance)
+
+
+def make_factors(
+    means: np.ndarray,
+    loadings: np.ndarray,
+    residuals: Samples,
+    covariances: np.ndarray,
+    counts: np.ndarray,
+    radius_sd: tuple[float, float] = (0, 0),
+) -> Factors:
+    """Return Factors in float32."""
+    roots = np.linalg.cholesky(covariances).transpose(0, 2, 1)
+    noise = np.sqrt(remaining_variance(residuals, loadings) + MIN_VARIANCE)
+    arrays = (means, loadings, noise, roots, mean_error(counts), shrunk_sd(residuals, len(means)), radius_sd)
+    return Factors(*(np.ascontiguousarray(array, np.float32) for array in arrays))
+
+
+def fit_factor_model(samples: Samples, groups: np.ndarray, types: int, latent: int | None, seed: int) -> Factors:
+    """Fit a Gaussian to each type, sharing as much between types as maximises held-out likelihood.
 
     The directions are the principal ones within types; their variances are those of rows held out in inner folds,
-    which corrects what a few rows exaggerate. latent_dim None takes as many as make held-out rows likeliest. A type's
-    covariance is shrunk to the pooled one (regularised discriminant analysis, Friedman 1989), as far as makes them
-    likeliest; its mean is shrunk, direction by direction, to that of all types (Efron and Morris 1975; Smyth 2004).
+    which corrects what a few rows exaggerate. latent None chooses the number of directions by held-out likelihood. A
+    type's covariance is shrunk to the pooled one, which counts as latent rows (regularised discriminant analysis,
+    Friedman 1989), its mean, direction by direction, to that of all types (Efron and Morris 1975).
     """
-    means, counts, (residuals, label) = within_types(rows, types)
-    choices = [latent_dim] if latent_dim else [d for d in LATENT_CHOICES if d <= min(residuals.shape)]
-    folds = score_folds(rows, groups, types, choices[-1])
-    scores, variances, directions = principal(residuals, choices[-1])
+    means, counts, residuals = class_residuals(samples, types)
+    choices = [latent] if latent else [d for d in LATENT_CHOICES if d <= min(residuals.x.shape)]
+    folds = hold_out_folds(samples, groups, types, choices[-1], seed)
+    scores, variances, directions = truncated_pca(residuals.x, choices[-1], seed)
     if folds:
-        held = np.square(np.concatenate([fold.seen for fold in folds])).mean(0)
-        variances = np.minimum(variances, held)
-    likelihood = {d: sum(factor_likelihood(fold, variances[:d]) for fold in folds) for d in choices}
-    dim = max(choices, key=likelihood.__getitem__)
-    variances, directions, scores = variances[:dim], directions[:dim], scores[:, :dim]
-    pooling = [dim * share for share in POOLING_CHOICES]
-    likelihood = {n: sum(pooling_likelihood(fold, variances, types, n) for fold in folds) for n in pooling}
-    pooled_rows = max(reversed(pooling), key=likelihood.__getitem__)  # the most pooled where nothing tells them apart
-
+        held_out = np.square(np.concatenate([fold.projected for fold in folds])).mean(0)
+        variances = np.minimum(variances, held_out)
+    latent = max(choices, key=lambda d: sum(factor_log_likelihood(fold, variances[:d]) for fold in folds))
+    variances, directions, scores = variances[:latent], directions[:latent], scores[:, :latent]
     loadings = np.sqrt(variances)[:, None] * directions
-    spread = np.square(residuals).mean(0)
-    noise = np.maximum(spread - np.square(loadings).sum(0), LEAST_NOISE * spread)
-    at = means @ directions.T  # (types, latent_dim)
+
+    covariances = shrunk_covariances(scores, residuals.y, types)
+    noise_variance = remaining_variance(residuals, loadings)
+    type_ratio = np.square(shrunk_sd(residuals, types)) / (np.square(residuals.x).mean(0) + MIN_VARIANCE)
+    radius_sd = choose_radius_sds(folds, variances, (noise_variance + MIN_VARIANCE) * type_ratio)
+    mean_scores = means @ directions.T  # (types, latent)
     if counts.max() > 1:
-        beside = shrink_means(means - at @ directions, noise, counts)
-        means = shrink_means(at, variances, counts) @ directions + beside
-    covariances = type_covariances(scores, label, types, pooled_rows)
-    covariances[counts <= FEW_SAMPLES] = np.eye(dim)
-    roots = np.linalg.cholesky(covariances).transpose(0, 2, 1)
-    arrays = (means, loadings, np.sqrt(noise + LEAST_VARIANCE), roots, mean_error(counts))
-    return Factors(*(np.ascontiguousarray(array, np.float32) for array in arrays), pooled_rows)
+        outside = shrink_means(means - mean_scores @ directions, noise_variance, counts)
+        means = shrink_means(mean_scores, variances, counts) @ directions + outside
+    return make_factors(means, loadings, residuals, covariances, counts, radius_sd)
 
 
-def fit_gaussians(rows: Rows, types: int, latent_dim: int | None) -> Factors:
+def fit_gaussian(samples: Samples, types: int, latent: int | None, seed: int) -> Factors:
     """Fit a Gaussian to each type: its mean, and its covariance shrunk to the pooled one within types.
 
-    The shrinkage is that of Ledoit and Wolf (2004), in the latent_dim principal directions within types (None: as many
-    as 200), in which the pooled covariance is the identity; beyond them genes vary independently, alike in all types.
+    The shrinkage is that of Ledoit and Wolf (2004), in the latent principal directions within types (None: up to 200),
+    in which the pooled covariance is the identity; beyond them genes vary independently.
     """
-    from sklearn.covariance import ledoit_wolf
-
-    means, counts, (residuals, label) = within_types(rows, types)
-    scores, variances, directions = principal(residuals, latent_dim or min(GAUSSIAN_LATENT, *residuals.shape))
-    loadings = np.sqrt(variances)[:, None] * directions
-    spread = np.square(residuals).mean(0)
-    noise = np.sqrt(np.maximum(spread - np.square(loadings).sum(0), LEAST_NOISE * spread) + LEAST_VARIANCE)
-    roots = np.tile(np.eye(len(loadings)), (types, 1, 1))
-    for one_type in np.flatnonzero(counts > FEW_SAMPLES):
-        covariance, _ = ledoit_wolf(scores[label == one_type], assume_centered=True)
-        roots[one_type] = np.linalg.cholesky(covariance + LEAST_VARIANCE * np.eye(len(covariance))).T
-    arrays = (means, loadings, noise, roots, mean_error(counts))
-    return Factors(*(np.ascontiguousarray(array, np.float32) for array in arrays), None)
+    means, counts, residuals = class_residuals(samples, types)
+    latent = latent or min(GAUSSIAN_LATENT, *residuals.x.shape)
+    scores, variances, directions = truncated_pca(residuals.x, latent, seed)
+    covariances = np.tile(np.eye(latent), (types, 1, 1))
+    for label in np.flatnonzero(counts > FEW_SAMPLES):
+        shrunk, _ = sklearn.covariance.ledoit_wolf(scores[residuals.y == label], assume_centered=True)
+        covariances[label] = shrunk + MIN_VARIANCE * np.eye(latent)
+    return make_factors(means, np.sqrt(variances)[:, None] * directions, residuals, covariances, counts)
 
 
-def uncensored(mean: np.ndarray, sd: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the means and sds of normals that have these once what lies under floor is raised to it (Tobin 1958).
+def fit_start(model: str, samples: Samples, groups: np.ndarray, types: int, latent: int | None, seed: int) -> Factors:
+    """Fit what a generator of that kind starts from: without a condition, one Gaussian for all types."""
+    if model == "gaussian":
+        return fit_gaussian(samples, types, latent, seed)
+    if model == "cvae":
+        return fit_factor_model(samples, groups, types, latent, seed)
+    pooled = fit_factor_model(Samples(samples.x, np.zeros_like(samples.y)), groups, 1, latent, seed)
+    _, counts, residuals = class_residuals(samples, types)
+    return replace(
+        pooled,
+        means=np.zeros((types, samples.x.shape[1]), np.float32),
+        roots=np.tile(pooled.roots, (types, 1, 1)),
+        mean_error=np.float32(mean_error(counts)),
+        type_sd=np.float32(shrunk_sd(residuals, types)),
+        radius_sd=np.zeros(2, np.float32),
+    )
 
-    All are (types, genes) but floor, (genes,). A mean closer to the floor than any such normal can have is approached.
+
+def tobit_moments(mean: np.ndarray, sd: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return means and sds of normals that have these once values under the floor are raised to it (Tobin 1958).
+
+    All are (types, genes) except floor, (genes,). Moments that no such normal has are approached.
     """
-    from scipy.special import ndtr
-
     height = mean - floor
     near = height < 4 * sd
     height, target = height[near], sd[near]
     centre, spread = height.copy(), target.copy()
     for _ in range(200):
         ratio = centre / spread
-        above, density = ndtr(ratio), np.exp(-np.square(ratio) / 2) / math.sqrt(2 * math.pi)
+        above, density = scipy.special.ndtr(ratio), np.exp(-np.square(ratio) / 2) / math.sqrt(2 * math.pi)
         first = centre * above + spread * density
         second = (np.square(centre) + np.square(spread)) * above + centre * spread * density
         share = np.sqrt(np.maximum(second - np.square(first), 1e-12)) / target
@@ -1918,282 +2374,698 @@ def uncensored(mean: np.ndarray, sd: np.ndarray, floor: np.ndarray) -> tuple[np.
     return mean, sd
 
 
+class LocationScale(NamedTuple):
+    """What is added to what a generator draws of each type, and multiplies what genes share and their own noise."""
+
+    location: np.ndarray  # each (types, genes)
+    scale: np.ndarray
+    noise_scale: np.ndarray
+
+
 class Generator:
-    """Draws standardised rows of a type c: the type's mean, plus what a latent z of that type decodes to, plus noise.
+    """Draws standardised rows of a type c: its mean, plus what a latent z of that type decodes to, plus noise.
 
     z is drawn from a Gaussian for each type, with mean latent_mean[c] and covariance latent_root[c].T @ latent_root[c].
-    floor (genes,) is the least standardised value that a gene can have: rows are drawn so that they have the right
-    mean and variance after values under it have been raised to it. As it stands it draws from Factors; what learns
-    more has a `decode_block` of its own.
+    A lognormal radius that belongs to the row multiplies it, and another the noise, since samples differ in how far
+    they lie from their type in every respect. Each gene then gets the mean and sd of the type; floor (genes,) is the
+    least standardised value it can have, and these hold after values under it have been raised to it.
+    This class draws from Factors; a network overrides `decode_block`. drawn_mean and drawn_sd (types, genes) are those
+    of what is drawn beside the type's mean, before that correction.
     """
 
     conditional = True  # on the type, so that its mean is known
 
     def __init__(self, kind: str, factors: Factors, floor: np.ndarray) -> None:
-        self.kind, self.floor = kind, floor
+        self.kind, self.factors, self.floor = kind, factors, floor
         self.type_means, self.loadings, self.noise = factors.means, factors.loadings, factors.noise
-        self.latent_root, self.stretch = factors.roots, factors.stretch
+        self.latent_root, self.mean_error = factors.roots, factors.mean_error
+        self.type_sd, self.radius_sd = factors.type_sd, factors.radius_sd
         self.latent_mean = np.zeros(self.latent_root.shape[:2], np.float32)
         self.latent_dim = len(self.loadings)
+        variances = np.array([np.square(root @ self.loadings).sum(0) for root in self.latent_root])
+        self.drawn_mean, self.drawn_sd = np.zeros_like(self.type_means), np.sqrt(variances + np.square(self.noise))
 
-    def decode_block(self, latent: np.ndarray, types: np.ndarray) -> np.ndarray:
-        """Return the expected genes less type means (BLOCK, genes) of latents (BLOCK, latent_dim)."""
+    def decode_block(self, latent: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return the expected genes minus type means (BLOCK, genes) of latents (BLOCK, latent)."""
         return latent @ self.loadings
 
-    def latents(self, types: np.ndarray, normal: np.ndarray) -> np.ndarray:
-        """Turn standard normals (rows, latent_dim) into latents of the given type indices (rows,)."""
+    def radius(self, deviate: np.ndarray, part: int) -> np.ndarray:
+        """Turn standard normals (rows,) into radii (rows, 1) of the latents (part 0) or the noise (part 1)."""
+        radius_sd = self.radius_sd[part]
+        return np.exp(radius_sd * deviate / 2 - radius_sd**2 / 4)[:, None]  # their mean square is 1
+
+    def latents(self, y: np.ndarray, normal: np.ndarray) -> np.ndarray:
+        """Turn standard normals (rows, latent) into latents of types y (rows,)."""
         latent = np.empty_like(normal)
-        for one_type in np.unique(types):
-            rows = types == one_type
-            latent[rows] = self.latent_mean[one_type] + np.einsum("ij,jk", normal[rows], self.latent_root[one_type])
+        for label in np.unique(y):
+            rows = y == label
+            latent[rows] = self.latent_mean[label] + np.einsum("ij,jk", normal[rows], self.latent_root[label])
         return latent
 
-    @functools.cached_property
-    def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and sd (types, genes) of what is drawn for each type beside its mean, noise included."""
-        variances = np.array([np.square(root @ self.loadings).sum(0) for root in self.latent_root])
-        return np.zeros_like(self.type_means), np.sqrt(variances + np.square(self.noise))
+    def location_scale(self, temperature: float, counting: CountNoise | None = None) -> LocationScale:
+        """Return what turns what is drawn of each type into rows at that temperature.
 
-    def placement(self, temperature: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the offset and stretch (types, genes) of what is drawn for each type at that temperature.
-
-        Temperature multiplies how far rows lie from their type's mean.
+        Temperature multiplies how far rows lie from their type's mean. Where samples will be counted, the noise that
+        this adds takes the place of the model's, before that of what genes share.
         """
-        means, sd = self.moments
-        target = self.type_means if self.conditional else means
-        centre, spread = uncensored(target, temperature * self.stretch[:, None] * sd, self.floor)
-        stretch = spread / sd
-        return np.float32(centre - stretch * means), np.float32(stretch)
+        target = self.type_means if self.conditional else self.drawn_mean
+        target_sd = temperature * self.mean_error[:, None] * self.type_sd
+        if counting is None:
+            mean, sd = tobit_moments(target, target_sd, self.floor)
+            scale = noise_scale = sd / self.drawn_sd
+        else:
+            mean, sd = counting.moments_before(target, target_sd)
+            shared = np.sqrt(np.maximum(np.square(self.drawn_sd) - np.square(self.noise), 1e-12))
+            scale = np.minimum(target_sd / self.drawn_sd, sd / shared)
+            noise_scale = np.sqrt(np.maximum(np.square(sd) - np.square(scale * shared), 0)) / self.noise
+        return LocationScale(*(np.float32(part) for part in (mean - scale * self.drawn_mean, scale, noise_scale)))
 
-    def draw(
-        self, types: np.ndarray, rng: np.random.Generator, placement: tuple[np.ndarray, np.ndarray], noise: bool = True
-    ) -> np.ndarray:
-        """Draw a standardised row (rows, genes) for each of at most BLOCK type indices; without noise, its mean.
+    def draw(self, y: np.ndarray, rng: np.random.Generator, location_scale: LocationScale) -> np.ndarray:
+        """Draw a standardised row (rows, genes) for each of at most BLOCK types y.
 
         The first rows are the same to the last bit however many follow: latents are drawn and decoded for a whole
         block, since the rounding of a matrix product may depend on its size.
         """
-        offset, stretch = placement
-        whole = np.zeros(BLOCK, np.int32)
-        whole[: len(types)] = types
-        latent = self.latents(whole, rng.standard_normal((BLOCK, self.latent_dim), dtype=np.float32))
-        drawn = np.array(self.decode_block(latent, whole)[: len(types)])
-        if noise:
-            drawn += rng.standard_normal(drawn.shape, dtype=np.float32) * self.noise
-        drawn *= stretch[types]
-        drawn += offset[types]
+        block = np.zeros(BLOCK, np.int32)
+        block[: len(y)] = y
+        deviate = rng.standard_normal(BLOCK, dtype=np.float32)
+        normal = rng.standard_normal((BLOCK, self.latent_dim), dtype=np.float32) * self.radius(deviate, 0)
+        drawn = np.array(self.decode_block(self.latents(block, normal), block)[: len(y)])
+        drawn *= location_scale.scale[y]
+        noise = rng.standard_normal(drawn.shape, dtype=np.float32)
+        noise *= self.radius(deviate[: len(y)], 1)
+        noise *= self.noise
+        noise *= location_scale.noise_scale[y]
+        drawn += noise
+        drawn += location_scale.location[y]
         return drawn
 
 
-class Autoencoder(Generator, Network):
-    """Autoencoder of standardised genes x of a type c, that starts where the factor model ends.
+def generator_learning_rate(steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Return the learning rate over that many steps: linear warm-up, then cosine decay (Loshchilov and Hutter 2017)."""
+    warm_up = max(1, round(WARM_UP_SHARE * steps))
+    return keras.optimizers.schedules.CosineDecay(
+        PEAK_RATE / warm_up, max(1, steps - warm_up), warmup_target=PEAK_RATE, warmup_steps=warm_up
+    )
 
-    Its loss, in nats a sample, with encoder mean m and sd s, type means t, loadings W and a noise sd r for each gene:
 
-        - sum over genes of ln N(x | t(c) + z W + f(z, c), r^2)  +  KL(N(m, s^2) || N(0, 1)),   z = m + s * normal
+class CVAE(Generator, Network):
+    """Conditional variational autoencoder of standardised rows x of type c that starts as the factor model.
+
+    Its loss, in nats per sample, with encoder mean m and sd s, type means t, loadings W and a noise sd r for each gene:
+
+        -sum over genes of ln N(x | t(c) + z W + f(z, c), r^2)  +  KL(N(m, s^2) || N(0, 1)),   z = m + s * normal
         where m = (x - t(c)) V + g(x - t(c), c)
 
     This is the CVAE (Sohn, Lee and Yan 2015) with learned noise (Rybkin, Daniilidis and Levine 2021). V and s start
-    at the factor model's posterior, which a linear VAE comes to (Lucas et al. 2019), and the networks f and g at zero:
-    training can only go on from there. The VAE (Kingma and Welling 2014) leaves out c and t; the autoencoder, s and
-    the KL as well. Latents are drawn from a Gaussian for each type (Ghosh et al. 2020).
+    at the factor model's posterior, which a linear VAE converges to (Lucas et al. 2019), and the networks f and g at
+    zero. The VAE (Kingma and Welling 2014) leaves out c and t; the autoencoder leaves out s and the KL as well.
     """
 
-    figures = 9
+    n_totals = 9
 
     def __init__(
-        self, kind: str, factors: Factors, floor: np.ndarray, unit: Unit, types: int, rng: np.random.Generator
+        self,
+        kind: str,
+        factors: Factors,
+        floor: np.ndarray,
+        unit: tuple[np.ndarray, np.ndarray],
+        rng: np.random.Generator,
     ) -> None:
-        import keras
-
         super().__init__(kind, factors, floor)
-        self.conditional, self.variational, self.types = kind == "cvae", kind != "ae", types
-        self.scale, self.offset = unit
+        self.conditional, self.variational, self.types = kind == "cvae", kind != "ae", len(factors.means)
+        self.unit_scale, self.unit_offset = unit  # (genes,), take standardised genes to [0, 1]
         self.noise_dim, genes = self.loadings.shape
         condition = self.types * self.conditional
         scaled = self.loadings / np.square(self.noise)
         posterior = np.linalg.inv(np.eye(self.noise_dim) + scaled @ self.loadings.T)
-        log_variance = np.log(np.diag(posterior))[: self.noise_dim * self.variational]
-        self.encoder = dense_stack(genes + condition, HIDDEN_ENCODER, self.noise_dim * (1 + self.variational), rng)
+        log_variance = np.log(np.diag(posterior)) if self.variational else np.empty(0)
+        self.encoder = dense_stack(genes + condition, HIDDEN_ENCODER, self.noise_dim + len(log_variance), rng)
         self.decoder = dense_stack(self.noise_dim + condition, HIDDEN_DECODER, genes, rng)
         for network in (self.encoder, self.decoder):
             network.layers[-1].kernel.assign(np.zeros(network.layers[-1].kernel.shape))
         self.encoder.layers[-1].bias.assign(np.append(np.zeros(self.noise_dim), log_variance))
-        starts = {"recognition": (posterior @ scaled).T, "loading": self.loadings, "log_noise": np.log(self.noise)}
-        self.linear = {name: keras.Variable(np.float32(start), name=name) for name, start in starts.items()}
-        self.weights = [*self.encoder.trainable_variables, *self.decoder.trainable_variables, *self.linear.values()]
+        self.recognition = keras.Variable(np.float32((posterior @ scaled).T), name="recognition")
+        self.loading = keras.Variable(self.loadings, name="loading")
+        self.log_noise = keras.Variable(np.log(self.noise), name="log_noise")
+        linear = [self.recognition, self.loading, self.log_noise]
+        self.weights = [*self.encoder.trainable_variables, *self.decoder.trainable_variables, *linear]
+        self._decode_in_graph: Callable[[np.ndarray, np.ndarray], tf.Tensor] | None = None
 
-    def with_condition(self, values: tf.Tensor, types: tf.Tensor) -> tf.Tensor:
-        """Append the types, one-hot, where the model is conditional."""
-        import tensorflow as tf
+    def with_condition(self, values: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """Append the one-hot types if the model is conditional."""
+        return tf.concat([values, tf.one_hot(y, self.types)], 1) if self.conditional else values
 
-        return tf.concat([values, tf.one_hot(types, self.types)], 1) if self.conditional else values
-
-    def encode(self, centred: tf.Tensor, types: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """Return mean and log variance (None without a KL) of the latents (rows, latent_dim) of centred genes."""
-        import tensorflow as tf
-
-        code = self.encoder(self.with_condition(centred, types))
-        linear = tf.matmul(centred, self.linear["recognition"])
+    def encode(self, centred: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Return mean and log variance (None without a KL) of the latents (rows, latent) of rows minus type means."""
+        code = self.encoder(self.with_condition(centred, y))
+        linear = tf.matmul(centred, self.recognition)
         if not self.variational:
             return linear + code, None
         correction, log_variance = tf.split(code, 2, axis=1)
         return linear + correction, log_variance
 
-    def decode(self, latent: tf.Tensor, types: tf.Tensor) -> tf.Tensor:
-        """Return the expected genes less type means (rows, genes) of latents (rows, latent_dim)."""
-        import tensorflow as tf
+    def decode(self, latent: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """Return the expected genes minus type means (rows, genes) of latents (rows, latent)."""
+        return tf.matmul(latent, self.loading) + self.decoder(self.with_condition(latent, y))
 
-        return tf.matmul(latent, self.linear["loading"]) + self.decoder(self.with_condition(latent, types))
-
-    def sums(self, genes: tf.Tensor, types: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        import tensorflow as tf
-
-        rows = tf.cast(tf.size(types), tf.float32)
-        centred = genes - tf.gather(self.type_means, types)
-        latent, log_variance = self.encode(centred, types)
+    def loss_and_totals(self, x: tf.Tensor, y: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the loss summed over rows, and what `metrics` needs summed over rows, with noise (rows, latent)."""
+        rows = tf.cast(tf.size(y), tf.float32)
+        centred = x - tf.gather(self.type_means, y)
+        latent, log_variance = self.encode(centred, y)
         kl = tf.zeros(())
         if self.variational:
             kl = tf.reduce_sum(tf.square(latent) + tf.exp(log_variance) - 1 - log_variance) / 2
             latent += tf.exp(log_variance / 2) * noise
-        error = centred - self.decode(latent, types)
+        error = centred - self.decode(latent, y)
         squares = tf.reduce_sum(tf.square(error), 0)  # (genes,)
-        log_noise = self.linear["log_noise"].value
+        log_noise = self.log_noise.value
         loss = kl + tf.reduce_sum(squares * tf.exp(-2 * log_noise)) / 2
         loss += rows * tf.reduce_sum(log_noise + math.log(2 * math.pi) / 2)
-        # the rest on genes scaled to [0, 1]; their correlation follows from moments that add up over batches
-        real = genes * self.scale + self.offset
-        drawn = real - error * self.scale
-        chance = tf.clip_by_value(drawn, 1e-6, 1 - 1e-6)
-        against = tf.math.log(1 - chance)
-        xent = -tf.reduce_sum(real * (tf.math.log(chance) - against) + against)
-        moments = [tf.reduce_sum(real), tf.reduce_sum(drawn), 2 * tf.nn.l2_loss(real), 2 * tf.nn.l2_loss(drawn)]
-        return loss, tf.stack([rows, loss, kl, xent, tf.reduce_sum(squares * tf.square(self.scale)), *moments])
+        # the other metrics are on genes scaled to [0, 1]; their correlation follows from moments that add up
+        real = x * self.unit_scale + self.unit_offset
+        decoded = real - error * self.unit_scale
+        chance = tf.clip_by_value(decoded, 1e-6, 1 - 1e-6)
+        log_other = tf.math.log(1 - chance)
+        xent = -tf.reduce_sum(real * (tf.math.log(chance) - log_other) + log_other)
+        mse = tf.reduce_sum(squares * tf.square(self.unit_scale))
+        moments = [tf.reduce_sum(real), tf.reduce_sum(decoded), 2 * tf.nn.l2_loss(real), 2 * tf.nn.l2_loss(decoded)]
+        return loss, tf.stack([rows, loss, kl, xent, mse, *moments])
 
-    @np.errstate(invalid="ignore")
-    def measures(self, figures: np.ndarray) -> dict[str, float]:
-        rows, loss, kl = figures[:3]
-        xent, mse, real, drawn, real_square, drawn_square = figures[3:] / (rows * len(self.scale))
-        covariance = (real_square + drawn_square - mse) / 2 - real * drawn
-        variances = (real_square - real**2) * (drawn_square - drawn**2)
+    def metrics(self, totals: np.ndarray) -> dict[str, float]:
+        """Turn totals over any number of rows into metrics per row or per gene."""
+        rows, loss, kl = totals[:3]
+        xent, mse, real, decoded, real_square, decoded_square = totals[3:] / (rows * len(self.unit_scale))
+        covariance = (real_square + decoded_square - mse) / 2 - real * decoded
+        variances = (real_square - real**2) * (decoded_square - decoded**2)
         corr = covariance / math.sqrt(variances) if variances > 0 else 0.0
         return {"loss": loss / rows, "kl": kl / rows, "xent": xent, "mse": mse, "corr": corr}
 
-    def finish(self, rows: Rows) -> None:
-        """Settle what draws need once the weights are learned on these rows: noise, and latents where c is unknown.
+    def finish(self, samples: Samples, seed: int, trained: bool = True) -> None:
+        """Take over the learned noise and fit what draws need to the samples that the network was trained on.
 
-        A type's covariance counts with the pooled one as if latent_dim + 1 more of its rows had that one, which keeps
-        it of full rank (regularised discriminant analysis, Friedman 1989).
+        A conditional network that kept its initial weights (trained is False) keeps the factor model's latents, whose
+        covariances account for held-out rows.
         """
-        self.noise = np.exp(self.linear["log_noise"].numpy())
-        if self.conditional:
-            return
-        latent, log_variance = self.encode(*rows)
-        latent = latent.numpy().astype(float)
-        blur = np.exp(log_variance.numpy()).mean(0) if self.variational else 0.0  # the posterior's own variance
-        means, _, (residual, label) = within_types((latent, rows[1]), self.types)
-        pooled = residual.T @ residual / len(residual)
-        for one_type, mean in enumerate(means):
-            own, extra = residual[label == one_type], self.noise_dim + 1
-            covariance = (own.T @ own + extra * pooled) / (len(own) + extra) + np.eye(self.noise_dim) * (blur + 1e-6)
-            self.latent_mean[one_type], self.latent_root[one_type] = mean, np.linalg.cholesky(covariance).T
+        self.noise = np.exp(self.log_noise.numpy())
+        if trained or not self.conditional:
+            self.fit_latents(samples)
+        self.drawn_mean, self.drawn_sd = self.drawn_moments(seed)
 
-    @functools.cached_property
-    def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Those of a block for each type, with every latent's mirror image: what is linear in z averages exactly."""
-        half = stream(0, "moments").standard_normal((BLOCK // 2, self.latent_dim), dtype=np.float32)
+    def fit_latents(self, samples: Samples) -> None:
+        """Fit each type's density of latents to the encoder's posteriors N(m, v) of its samples (Ghosh et al. 2020).
+
+        It is a Gaussian with the mean of m and the covariance of m plus the mean of v, shrunk to the pooled one, which
+        counts as latent_dim rows (regularised discriminant analysis, Friedman 1989). A conditional network keeps the
+        factor model's for types with few samples, since held-out rows of these lie closer together than posteriors say.
+        """
+        latent, log_variance = self.encode(samples.x - self.type_means[samples.y], samples.y)
+        variance = np.exp(log_variance.numpy()) if self.variational else np.zeros(latent.shape)
+        means, counts, residuals = class_residuals(Samples(latent.numpy().astype(float), samples.y), self.types)
+        pooled = residuals.x.T @ residuals.x / len(residuals) + np.diag(variance.mean(0) + 1e-6)
+        self.latent_root = self.latent_root.copy()
+        for label in np.flatnonzero(counts >= (MIN_TO_FIT_LATENTS if self.conditional else 1)):
+            rows = residuals.x[residuals.y == label]
+            covariance = rows.T @ rows + np.diag(variance[samples.y == label].sum(0)) + self.noise_dim * pooled
+            self.latent_mean[label] = means[label]
+            self.latent_root[label] = np.linalg.cholesky(covariance / (counts[label] + self.noise_dim)).T
+
+    def drawn_moments(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and sd (types, genes) of a block of each type beside its mean, noise included.
+
+        Every latent comes with its mirror image and their covariance is the identity, so that what is linear in z has
+        exactly its mean and variance.
+        """
+        half = stream(seed, "moments").standard_normal((BLOCK // 2, self.latent_dim), dtype=np.float32)
+        if self.latent_dim <= len(half):
+            half = np.linalg.qr(half)[0] * np.float32(math.sqrt(len(half)))
         normal = np.concatenate([half, -half])
-        shape = self.type_means.shape
-        means, variances = np.empty(shape), np.empty(shape)
-        for one_type in range(len(means)):
-            types = np.full(BLOCK, one_type, np.int32)
-            drawn = np.asarray(self.decode_block(self.latents(types, normal), types))
-            means[one_type], variances[one_type] = drawn.mean(0), drawn.var(0)
-        return np.float32(means), np.sqrt(variances + np.square(self.noise)).astype(np.float32)
+        means, variances = np.empty(self.type_means.shape), np.empty(self.type_means.shape)
+        for label in range(self.types):
+            y = np.full(BLOCK, label, np.int32)
+            decoded = self.decode_block(self.latents(y, normal), y)
+            means[label], variances[label] = decoded.mean(0), decoded.var(0)
+        return np.float32(means), np.float32(np.sqrt(variances + np.square(self.noise)))
 
-    @functools.cached_property
-    def decode_in_graph(self) -> Callable[[np.ndarray, np.ndarray], tf.Tensor]:
-        import tensorflow as tf
-
-        signature = [tf.TensorSpec((BLOCK, self.noise_dim), tf.float32), tf.TensorSpec((BLOCK,), tf.int32)]
-        return tf.function(self.decode, input_signature=signature, autograph=False)
-
-    def decode_block(self, latent: np.ndarray, types: np.ndarray) -> np.ndarray:
-        return self.decode_in_graph(latent, types).numpy()
+    def decode_block(self, latent: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return the expected genes minus type means (BLOCK, genes) of latents (BLOCK, latent)."""
+        if self._decode_in_graph is None:
+            signature = [tf.TensorSpec((BLOCK, self.noise_dim), tf.float32), tf.TensorSpec((BLOCK,), tf.int32)]
+            self._decode_in_graph = tf.function(self.decode, input_signature=signature, autograph=False)
+        return self._decode_in_graph(latent, y).numpy()
 
 
-# ---- sampling ----------------------------------------------------------------------------------------------------
+# ---- differential privacy: a Gaussian generator made of noised statistics, and of what everybody may know ---------
 
-
-def blocks_of(rows: int, part: int = 1, parts: int = 1) -> range:
-    """Return the numbers of the blocks that so many rows are drawn in, or of one of several parts of them."""
-    blocks = math.ceil(rows / BLOCK)
-    return range(blocks * (part - 1) // parts, blocks * part // parts)
+PRIVATE_SHARES = {"centre": 0.07, "variances": 0.06, "directions": 0.25, "means": 0.50, "within": 0.06}  # of mu^2
+PUBLIC_SHARES = {"centre": 0.07, "means": 0.89}  # beside a public table
+RADIUS_SHARE = 0.01  # for the radius that each of them is clipped to
+SCALE_SHARE = 0.01  # for the vote of patients on the scale of the table
+LOG2_LIMITS = (0.0, 20.0)  # of log2(x + 1), from nothing to a million; values beyond are moved to them
+LOG2_CENTRE = 5.0  # from which the first release measures; missing values count as it there
+RADII = 1.25 ** np.arange(-20, 16)  # to choose from, times the square root of the number of columns
+WITHIN_RADIUS = 0.35  # share of patients that are not clipped: fewer means less noise and more bias
+VARIABLE_GENES = 0.1  # per patient and unit of mu: the most variable genes, which are modelled by type
+PUBLIC_DIRECTIONS = 0.16  # per patient and unit of mu, at most MAX_DIRECTIONS
+MAX_DIRECTIONS = 200
+EDGE_SHARE = 0.1  # of the largest eigenvalue of noise alone: directions of less variance are left out
+MIN_GENE_NOISE = 0.2  # share of a gene's variance that no direction explains
+MIN_MU_PATIENTS = 20.0  # mu times the patients of a type; half of it beside a public table
+MAX_CENTRE_NOISE = 1.0  # sd of a gene's mean, log2
+MAX_SCALE_RATIO = 4.0  # of the lengths of private and public samples
+MIN_PUBLIC = 50  # samples
 
 
 @dataclass(frozen=True)
-class Synthesiser:
-    """A trained generator with all that it takes to draw samples in a table's own terms.
+class Privacy:
+    """What a fit guarantees for one unit: mu-Gaussian differential privacy, which implies (epsilon, delta).
 
-    genes (all genes,) and types (types,) are their names, counts (types,) the training samples of each type,
-    recommended the number of rows and the temperature that inner validation has chosen, None where it was not asked,
-    trained_on the fingerprint of the training samples' ids.
+    attack_ceiling is the AUC that no membership attack can exceed. public lists what is not protected. releases has
+    the mu of each noised statistic, bounds the radius that samples were clipped to for it.
     """
+
+    epsilon: float
+    delta: float
+    mu: float
+    attack_ceiling: float
+    unit: str
+    public: tuple[str, ...]
+    releases: dict[str, float]
+    bounds: dict[str, float]
+
+
+def gaussian_delta(mu: float, epsilon: float) -> float:
+    """Return the delta for which mu-Gaussian DP is (epsilon, delta)-DP (Balle and Wang 2018; Dong et al. 2022)."""
+    ndtr, log_ndtr = scipy.special.ndtr, scipy.special.log_ndtr
+    return float(ndtr(mu / 2 - epsilon / mu) - np.exp(epsilon + log_ndtr(-mu / 2 - epsilon / mu)))
+
+
+def gaussian_mu(epsilon: float, delta: float) -> float:
+    """Return the largest mu for which mu-Gaussian DP is (epsilon, delta)-DP, less a millionth for rounding."""
+    most = math.sqrt(2 * epsilon) + 20
+    return (1 - 1e-6) * scipy.optimize.brentq(lambda mu: gaussian_delta(mu, epsilon) - delta, 1e-4, most, rtol=1e-9)
+
+
+def least_epsilon(mu: float, delta: float) -> float:
+    """Return the epsilon that allows for that mu, rounded up to a tenth."""
+    found = scipy.optimize.brentq(lambda epsilon: gaussian_delta(mu, epsilon) - delta, 0, (mu + 20) ** 2)
+    return math.ceil(10 * found) / 10
+
+
+def system_normal(shape: tuple[int, ...]) -> np.ndarray:
+    """Draw standard normals from the operating system's cryptographic generator, by inversion of 53 random bits.
+
+    Whoever knows a seed can subtract its noise, and numpy's generators are not built to keep their state secret.
+    """
+    bits = np.frombuffer(secrets.token_bytes(8 * math.prod(shape)), np.uint64) >> np.uint64(11)
+    return scipy.special.ndtri((bits + 0.5) * 2.0**-53).reshape(shape)
+
+
+class Mechanism:
+    """Releases statistics of private samples with Gaussian noise; all of them together are mu-Gaussian DP.
+
+    Each of a patient's n samples has weight 1 / n, so that whatever bounds the contribution of one row bounds that of
+    a patient. Releases compose exactly: their mu^2 add up (Dong, Roth and Su 2022).
+    """
+
+    def __init__(self, mu: float, shares: dict[str, float], groups: np.ndarray) -> None:
+        _, patient, samples = np.unique(groups, return_inverse=True, return_counts=True)
+        self.mu, self.weights, self.patients = mu, 1 / samples[patient], len(samples)
+        shares = shares | {f"{name} radius": RADIUS_SHARE for name in shares} | {"scale": SCALE_SHARE}
+        self.mus = {name: mu * math.sqrt(share / sum(shares.values())) for name, share in shares.items()}
+        self.bounds: dict[str, float] = {}
+
+    def release(self, name: str, statistic: np.ndarray, sensitivity: float) -> tuple[np.ndarray, float]:
+        """Return the statistic with noise, and its sd; no replaced patient changes it by more than sensitivity."""
+        sd = sensitivity / self.mus[name]
+        return statistic + sd * system_normal(statistic.shape), sd
+
+    def clip(self, name: str, rows: np.ndarray) -> tuple[np.ndarray, float]:
+        """Shorten rows to a radius, which is chosen by a release of its own: a histogram of their lengths.
+
+        A replaced patient takes a weight of 1 from some bins and adds it to others: sqrt(2).
+        """
+        rows = rows.astype(float)
+        lengths, radii = np.linalg.norm(rows, axis=1), RADII * math.sqrt(rows.shape[1])
+        place = np.minimum(np.searchsorted(radii, lengths), len(radii) - 1)
+        histogram, _ = self.release(f"{name} radius", np.bincount(place, self.weights, len(radii)), math.sqrt(2))
+        enough = np.cumsum(histogram)[:-1] >= WITHIN_RADIUS * self.patients
+        self.bounds[name] = radius = float(radii[np.argmax(np.append(enough, True))])
+        return rows * np.minimum(1, radius / np.maximum(lengths, 1e-12))[:, None], radius
+
+    def mean(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Release the mean (columns,) of rows: those of two patients are at most two radii apart."""
+        rows, radius = self.clip(name, rows)
+        return self.release(name, self.weights @ rows, 2 * radius)[0] / self.patients
+
+    def type_means(self, name: str, rows: np.ndarray, y: np.ndarray, types: int) -> tuple[np.ndarray, np.ndarray]:
+        """Release the mean (types, columns) of each type's rows, and its noise's sd (types, 1).
+
+        The sums of all types are one vector, to which a patient of whatever types adds at most a radius.
+        """
+        rows, radius = self.clip(name, rows)
+        sums = np.zeros((types, rows.shape[1]))
+        np.add.at(sums, y, rows * self.weights[:, None])
+        sums, sd = self.release(name, sums, 2 * radius)
+        patients = np.bincount(y, self.weights, types)[:, None]
+        return sums / patients, sd / patients
+
+    def mean_square(self, name: str, rows: np.ndarray) -> tuple[np.ndarray, float]:
+        """Release the mean of x^2 (columns,), and its noise's sd: squares are not negative, so sqrt(2) radii apart."""
+        squares, radius = self.clip(name, np.square(rows))
+        squares, sd = self.release(name, self.weights @ squares, math.sqrt(2) * radius)
+        return squares / self.patients, sd / self.patients
+
+    def second_moment(self, name: str, rows: np.ndarray) -> tuple[np.ndarray, float]:
+        """Release the mean of x x' (columns, columns), and its noise's sd on the diagonal.
+
+        Positive semidefinite matrices of Frobenius norm radius^2 are at most sqrt(2) radius^2 apart. Symmetric noise
+        has half that variance beside the diagonal.
+        """
+        rows, radius = self.clip(name, rows)
+        moment, sd = self.release(name, rows.T @ (rows * self.weights[:, None]), math.sqrt(2) * radius**2)
+        return (moment + moment.T) / 2 / self.patients, sd / self.patients
+
+
+def shrink_noised_means(means: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """Shrink noised type means (types, columns) to 0, each column as far as noise explains (Efron and Morris 1975)."""
+    weight = 1 / np.square(sd)
+    between = np.maximum((weight * (np.square(means) - np.square(sd))).sum(0) / weight.sum(), 0)
+    return means * between / (between + np.square(sd))
+
+
+def shrink_variances(variances: np.ndarray, sd: float, minimum: float) -> np.ndarray:
+    """Shrink noised variances to their mean, as far as noise explains their spread; at least minimum times that."""
+    mean = max(float(variances.mean()), MIN_VARIANCE)
+    signal = max(1 - sd**2 / max(float(variances.var()), 1e-12), 0)
+    return np.maximum(mean + signal * (variances - mean), minimum * mean)
+
+
+def shrink_covariance(covariance: np.ndarray, sd: float) -> np.ndarray:
+    """Shrink a noised covariance to its shrunk diagonal, as far as noise explains the rest."""
+    variances = np.diag(covariance)
+    beside = covariance - np.diag(variances)
+    signal = max(1 - sd**2 / 2 * beside.size / max(float(np.square(beside).sum()), 1e-12), 0)
+    values, vectors = np.linalg.eigh(np.diag(shrink_variances(variances, sd, 0.05)) + signal * beside)
+    return (vectors * np.maximum(values, 0.05 * max(values.mean(), MIN_VARIANCE))) @ vectors.T
+
+
+def check_size(mechanism: Mechanism, training: Cohort, epsilon: float, delta: float, beside_public: bool) -> None:
+    """Refuse what noise would drown, as told by what is public: numbers of patients, types and genes."""
+    mu, n, genes = mechanism.mu, mechanism.patients, len(training.genes)
+    types, y = np.unique(training.types, return_inverse=True)
+    patients = np.bincount(y, mechanism.weights)
+    need = MIN_MU_PATIENTS * (0.5 if beside_public else 1)
+    if mu * patients.min() < need:
+        raise RnagenError(
+            f"--epsilon {epsilon:g}: noise would drown the mean of type {str(types[patients.argmin()])!r}, which has "
+            f"{patients.min():.3g} patients (a patient's samples count as one); use {math.ceil(need / mu)} patients of "
+            f"each type, --epsilon {least_epsilon(need / patients.min(), delta):g}"
+            + ("" if beside_public else ", or --public")
+        )
+    bearable = int((MAX_CENTRE_NOISE * n * mechanism.mus["centre"] / (2 * LOG2_CENTRE)) ** 2)
+    if genes > bearable and not beside_public:
+        enough = least_epsilon(mu * math.sqrt(genes / max(bearable, 1)), delta)
+        raise RnagenError(
+            f"--epsilon {epsilon:g}: {n} patients bear the noise of {bearable} genes, and there are {genes}; use more "
+            f"samples, --epsilon {enough:g}, --public, or fewer genes, chosen by their variance in a public table"
+        )
+
+
+def align_public(training: Cohort, public: Cohort) -> Cohort:
+    """Return the public table with the private one's genes; refuse one that lacks any, or that shares patients."""
+    if shared := {*training.samples, *training.groups} & {*public.samples, *public.groups}:
+        raise RnagenError(
+            f"--public {public.name}: has {len(shared)} samples or patients of the private table "
+            f"({list_some(shared)}), which would not be protected; remove them from one of the tables"
+        )
+    place = {gene: column for column, gene in enumerate(public.genes.tolist())}
+    if missing := set(training.genes.tolist()) - set(place):
+        raise RnagenError(
+            f"--public {public.name}: lacks {len(missing)} of {len(training.genes)} genes ({list_some(missing)}); add "
+            f"them, or remove them from the private table"
+        )
+    if len(public.samples) < MIN_PUBLIC:
+        raise RnagenError(f"--public {public.name}: has {len(public.samples)} samples; add some, up to {MIN_PUBLIC}")
+    columns = [place[gene] for gene in training.genes.tolist()]
+    return replace(public, expression=public.expression[:, columns], genes=training.genes)
+
+
+def vote_on_scale(mechanism: Mechanism, expression: np.ndarray) -> str:
+    """Release which transform the values of most patients ask for; a replaced patient moves one vote: sqrt(2)."""
+    low, high = np.fmin.reduce(expression, axis=1), np.fmax.reduce(expression, axis=1)
+    whole = [is_whole(row[None]) for row in expression]
+    votes = np.where((low >= 0) & (high > COUNTS_ABOVE), np.where(whole, 2, 1), 0)
+    histogram, _ = mechanism.release("scale", np.bincount(votes, mechanism.weights, 3), math.sqrt(2))
+    return ("none", "log2", "cpm")[int(histogram.argmax())]
+
+
+def private_scale(mechanism: Mechanism, training: Cohort, transform: str) -> tuple[Preprocessing, np.ndarray]:
+    """Release the mean and sd of each gene; return them as a Preprocessing, and the standardised samples.
+
+    No gene counts as constant, nothing is rounded, and where depth is divided by, it is a million for all samples.
+    """
+    low, high = LOG2_LIMITS
+    one = np.ones(len(training.genes), np.float32)
+    log_depth = np.tile(np.float32([math.log(1e6), 0]), (len(set(training.types)), 1))
+    fixed = (one > 0, np.nan * one, LOG2_CENTRE * one, one, low * one, (high - low) * one)
+    scale = Preprocessing(*fixed, transform, low, False, log_depth)
+    rows = np.clip(scale.standardise(training.expression), low - LOG2_CENTRE, high - LOG2_CENTRE)
+    centre = np.clip(LOG2_CENTRE + mechanism.mean("centre", rows), low, high).astype(np.float32)
+    scale = replace(scale, mean=centre)
+    rows = np.clip(scale.standardise(training.expression), low - centre, high - centre)
+    variances = shrink_variances(*mechanism.mean_square("variances", rows), 0.3)
+    scale = replace(scale, sd=np.sqrt(variances).astype(np.float32))
+    return scale, rows / scale.sd
+
+
+def private_subspace(mechanism: Mechanism, rows: np.ndarray, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Release the covariance of some genes, and find the directions in it that stand out of the noise.
+
+    Returns encode (all genes, k) and decode (k, all genes): z = x @ encode has variance 1, and x is about z @ decode.
+    """
+    moment, sd = mechanism.second_moment("directions", rows[:, genes])
+    values, vectors = np.linalg.eigh(moment)
+    edge = math.sqrt(2 * len(genes)) * sd  # of the spectrum of symmetric noise (Wigner 1958)
+    count = int(np.clip((values > max(EDGE_SHARE * edge, MIN_VARIANCE)).sum(), 1, MAX_DIRECTIONS))
+    scale = np.sqrt(np.maximum(values[-count:], MIN_VARIANCE))
+    encode = np.zeros((rows.shape[1], count))
+    decode = np.zeros((count, rows.shape[1]))
+    encode[genes], decode[:, genes] = vectors[:, -count:] / scale, (vectors[:, -count:] * scale).T
+    return encode, decode
+
+
+def release_generator(mechanism: Mechanism, training: Cohort, transform: str) -> tuple[Preprocessing, list[np.ndarray]]:
+    """Release all that a generator consists of.
+
+    Returns the scale, and means (types, genes), loadings (latent, genes) and variance within types (genes,).
+    """
+    types, y = np.unique(training.types, return_inverse=True)
+    scale, rows = private_scale(mechanism, training, transform)
+    bearable = math.ceil(VARIABLE_GENES * mechanism.patients * mechanism.mu)
+    encode, decode = private_subspace(mechanism, rows, np.argsort(-scale.sd, kind="stable")[:bearable])
+    z = rows @ encode
+    z_means = shrink_noised_means(*mechanism.type_means("means", z, y, len(types)))
+    within = shrink_covariance(*mechanism.second_moment("within", z - z_means[y]))
+    means = z_means @ decode
+    between = np.bincount(y) / len(y) @ np.square(means)
+    return scale, [means, np.linalg.cholesky(within).T @ decode, 1 - between]  # 1: rows are standardised
+
+
+def release_means(
+    mechanism: Mechanism, training: Cohort, public: Cohort, transform: str
+) -> tuple[Preprocessing, list[np.ndarray]]:
+    """Release the type means and take all else from the public table; return what release_generator does."""
+    types, y = np.unique(training.types, return_inverse=True)
+    public_types, public_y = np.unique(public.types, return_inverse=True)
+    scale = Preprocessing.fit(public.expression, transform, np.full(len(public_y), "all"))
+    scale = replace(scale, log_depth=np.repeat(scale.log_depth, len(types), axis=0))
+    rows, known = (np.clip(scale.standardise(cohort.expression), -100, 100) for cohort in (training, public))
+    _, _, residuals = class_residuals(Samples(known, public_y), len(public_types))
+    most = min(math.ceil(PUBLIC_DIRECTIONS * mechanism.patients * mechanism.mu), MAX_DIRECTIONS, *known.shape)
+    _, variances, directions = truncated_pca(residuals.x, most, seed=0)
+    kept = variances > MIN_VARIANCE
+    loadings = np.sqrt(variances[kept])[:, None] * directions[kept]
+    z, public_z = (part @ (loadings / variances[kept, None]).T for part in (rows, known))
+    centre = mechanism.mean("centre", z)
+    ratio = mechanism.bounds["centre"] / np.median(np.linalg.norm(public_z, axis=1))
+    if not 1 / MAX_SCALE_RATIO < ratio < MAX_SCALE_RATIO:
+        raise RnagenError(
+            f"--public {public.name}: private samples lie {ratio:.2g} times as far from its mean as its own; give both "
+            f"tables in the same units"
+        )
+    means = centre + shrink_noised_means(*mechanism.type_means("means", z - centre, y, len(types)))
+    return scale, [means @ loadings, loadings, np.square(residuals.x).mean(0)]
+
+
+def fit_private(
+    training: Cohort, public: Cohort | None, epsilon: float, delta: float, transform: str
+) -> tuple[Preprocessing, Factors, Privacy]:
+    """Fit a Gaussian of each type with (epsilon, delta)-DP for one patient (group) of the training samples.
+
+    Neighbours differ in one patient's samples, for any others of the same number and types. Types differ along a
+    subspace and share their covariance. Whatever follows a release, as shrinkage does, costs no privacy.
+    """
+    shares = PRIVATE_SHARES if public is None else PUBLIC_SHARES
+    mechanism = Mechanism(gaussian_mu(epsilon, delta), shares, training.groups)
+    check_size(mechanism, training, epsilon, delta, public is not None)
+    voted = vote_on_scale(mechanism, training.expression)
+    known = ["gene and type names", "samples of each type, and which are one patient's", "all settings"]
+    if public is None:
+        scale, parts = release_generator(mechanism, training, voted if transform == "auto" else transform)
+        known.append(f"that expression lies from 0 to {LOG2_LIMITS[1]:g} in log2")
+    else:
+        public = align_public(training, public)
+        if voted != (of_public := resolve_transform(public.expression, "auto")):
+            raise RnagenError(
+                f"--public {public.name}: asks for --transform {of_public}, and most private samples for {voted}; give "
+                f"both tables in the same units"
+            )
+        scale, parts = release_means(mechanism, training, public, transform)
+        known.append(f"the table {public.name}")
+    means, loadings, variance = parts
+    noise = np.maximum(variance - np.square(loadings).sum(0), MIN_GENE_NOISE * np.maximum(variance, MIN_GENE_NOISE))
+    roots, errors = np.tile(np.eye(len(loadings)), (len(means), 1, 1)), np.ones(len(means))
+    type_sd = np.tile(np.sqrt(np.square(loadings).sum(0) + noise), (len(means), 1))
+    parts = (means, loadings, np.sqrt(noise), roots, errors, type_sd, np.zeros(2))
+    factors = Factors(*(np.ascontiguousarray(array, np.float32) for array in parts))
+    ceiling = float(scipy.special.ndtr(mechanism.mu / math.sqrt(2)))
+    unit = "one patient (group): its samples replaced by any others of the same number and types"
+    guarantee = (epsilon, delta, mechanism.mu, ceiling, unit, tuple(known), mechanism.mus, mechanism.bounds)
+    return scale, factors, Privacy(*guarantee)
+
+
+UNUSED_LATENT = 0.1  # nats of KL per sample below which the latent carries nothing
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which generator is trained, and how: latent_dim None chooses by held-out likelihood.
+
+    private is what was fitted with differential privacy, in place of a Gaussian.
+    """
+
+    kind: str = "cvae"
+    latent_dim: int | None = None
+    epochs: int = 20
+    batch_size: int = 128
+    private: tuple[Preprocessing, Factors, Privacy] | None = None
+
+
+class FactorModel(NamedTuple):
+    """Reported once the factor model that a generator of this kind starts from is fitted."""
+
+    kind: str
+    latent_dim: int
+
+
+@dataclass(frozen=True)
+class TrainedGenerator:
+    """A generator and its scale, what it started from, metrics by epoch, the epoch it kept and the seconds it took."""
 
     model: Generator
     preprocessing: Preprocessing
-    genes: np.ndarray
-    types: np.ndarray
-    counts: np.ndarray
-    recommended: tuple[int | None, float | None] = (None, None)
-    trained_on: str = ""
+    factors: Factors
+    history: list[dict[str, float]]
+    epoch: int
+    epochs: int
+    seconds: float
+    privacy: dict[str, Any] | None = None
 
-    def draw(
-        self, labels: np.ndarray, seed: int, purpose: str, temperature: float = 1.0, blocks: range | None = None
-    ) -> Iterator[np.ndarray]:
-        """Yield synthetic rows of the given type indices in the input's units, in blocks (at most BLOCK, all genes).
+    def as_dict(self) -> dict[str, Any]:
+        """Return its entry in the results."""
+        latent, pools = len(self.factors.loadings), self.model.kind != "gaussian"
+        entry = {"model": self.model.kind, "latent_dim": latent, "pooled_rows": latent if pools else None}
+        entry |= {"history": self.history, "seconds": self.seconds}
+        return entry if self.model.kind == "gaussian" else entry | {"epoch": self.epoch}
 
-        Each block has a random stream of its own, so that blocks can be drawn side by side, or elsewhere (blocks says
-        which, all by default), and the first rows do not depend on how many follow. Rows for one purpose are
-        independent of those for another.
-        """
 
-        def block(number: int) -> np.ndarray:
-            own = labels[number * BLOCK : (number + 1) * BLOCK]
-            rng = stream(seed, f"{purpose} rows", number)
-            return self.preprocessing.restore(self.model.draw(own, rng, placement))
+def start_network(factors: Factors, config: ModelConfig, dataset: Dataset, seed: int) -> CVAE:
+    """Return a network that starts from the factor model."""
+    fitted = dataset.preprocessing
+    return CVAE(config.kind, factors, fitted.lowest, fitted.unit_scale, stream(seed, "generator weights"))
 
-        placement = self.model.placement(temperature)
-        room = max(2, DRAWN_AHEAD // (4 * BLOCK * len(self.genes)))
-        workers = min(2 * CORES, room)  # while one waits for the decoder another draws noise
-        ahead = min(workers + ROW_GROUP // BLOCK, room)  # so that none rests while a row group is written
-        with ThreadPoolExecutor(workers) as pool:
-            waiting: deque = deque()
-            for number in blocks_of(len(labels)) if blocks is None else blocks:
-                waiting.append(pool.submit(block, number))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
 
-    def rows(self, labels: np.ndarray, seed: int, purpose: str, temperature: float, after: Rows | None = None) -> Rows:
-        """Return synthetic rows of the given type indices, as they would be read back: standardised again.
+def start_trainer(network: CVAE, samples: Samples, config: ModelConfig, seed: int, workers: Workers) -> Trainer:
+    """Return a trainer of that network on these samples, whose learning rate is planned for all epochs."""
+    steps = config.epochs * math.ceil(len(samples) / config.batch_size)
+    trainer = Trainer(network, samples.x.shape[1], config.batch_size, generator_learning_rate(steps), workers)
+    trainer.start(samples, network.copy_weights(), stream(seed, "generator order"))
+    return trainer
 
-        They come after the given rows, if any, in one array that is filled block by block and that training can share:
-        there may be no room for another.
-        """
-        before, types = 0 if after is None else len(after[1]), labels.astype(np.int32)
-        genes = room_for(before + len(types), np.count_nonzero(self.preprocessing.kept))
-        if after is not None:
-            genes[:before], types = after[0], np.concatenate([after[1], types])
-        for number, block in enumerate(self.draw(labels, seed, purpose, temperature)):
-            start = before + number * BLOCK
-            genes[start : start + len(block)] = self.preprocessing.standardise(block)
-        return genes, types
+
+def train_on_everything(
+    config: ModelConfig, dataset: Dataset, epochs: int, seed: int, workers: Workers
+) -> tuple[CVAE, Factors]:
+    """Train a generator on all training samples, those that validate included, as on the others for so many epochs."""
+    samples, types = dataset.all_training(), len(dataset.types)
+    factors = fit_start(config.kind, samples, dataset.train_groups, types, config.latent_dim, seed)
+    network = start_network(factors, config, dataset, seed)
+    if epochs:
+        start_trainer(network, samples, config, seed, workers).advance(
+            epochs * math.ceil(len(dataset.train) / config.batch_size)
+        )
+    network.finish(samples, seed, trained=epochs > 0)
+    return network, factors
+
+
+def train_generator(
+    config: ModelConfig, dataset: Dataset, seed: int, workers: Workers = ALONE, report: Listener = ignore
+) -> TrainedGenerator:
+    """Train a generator; the validation samples choose the epoch.
+
+    Where no samples are held out for testing, they only find the number of steps, and the generator is trained again
+    for so many on all samples. Reports the factor model, each epoch, and notes as str.
+    """
+    start = time.perf_counter()
+    if config.private:
+        scale, factors, privacy = config.private
+        report(FactorModel("private", len(factors.loadings)))
+        model = Generator(config.kind, factors, scale.lowest)
+        return TrainedGenerator(model, scale, factors, [], 0, 0, time.perf_counter() - start, asdict(privacy))
+    scale = dataset.preprocessing
+    everything, types = not len(dataset.test), len(dataset.types)
+    samples = dataset.all_training() if everything and config.kind == "gaussian" else dataset.train
+    groups = dataset.train_groups[: len(samples)]
+    factors = fit_start(config.kind, samples, groups, types, config.latent_dim, seed)
+    report(FactorModel(config.kind, len(factors.loadings)))
+    if (small := dataset.types[dataset.counts() <= FEW_SAMPLES]).size:
+        report(f"types with one or two training samples ({list_some(small)}) are given the spread of the others")
+    if config.kind == "gaussian":
+        model = Generator(config.kind, factors, scale.lowest)
+        return TrainedGenerator(model, scale, factors, [], 0, 0, time.perf_counter() - start)
+    network = start_network(factors, config, dataset, seed)
+    history: list[dict[str, float]] = []
+    epoch = 0
+    if len(dataset.validation):
+        trainer = start_trainer(network, samples, config, seed, workers)
+        history, epoch = fit(trainer, config.epochs, dataset.validation, seed, report)
+        epoch = int(workers.broadcast(np.array([epoch]))[0])
+        kl = network.evaluate(dataset.validation, stream(seed, "evaluation"))["kl"]
+        if network.variational and kl < UNUSED_LATENT:
+            report(f"the latent is unused (KL below {UNUSED_LATENT} nats): samples of a type differ by noise alone")
+    else:
+        report("nothing to validate on: the factor model is taken as it is")
+    if everything and len(dataset.validation):
+        network, factors = train_on_everything(config, dataset, epoch, seed, workers)
+    else:
+        network.finish(samples, seed, trained=epoch > 0)
+    return TrainedGenerator(network, scale, factors, history, epoch, config.epochs, time.perf_counter() - start)
+
+
+# ---- sampling: synthetic samples in the table's units, as tables, from a generator that can be kept ---------------
+
+DRAWN_AHEAD = 2**30  # bytes of blocks under way at most, but two
+ROW_GROUP = 8 * BLOCK  # rows of a parquet row group
+MODEL_FORMAT = 4  # of model files; any other is refused
+MAX_LATENT = 1000
+SCALE_TENSORS = ("mean", "sd", "low", "span")  # of a Preprocessing
+ANNOTATION = ("type", "group")  # columns of an expression table that are no genes
 
 
 @dataclass(frozen=True)
-class Order:
+class SamplingPlan:
     """How many synthetic samples of which type are wanted: exact counts, as many as balance, or random types."""
 
     n_samples: int
@@ -2201,1280 +3073,212 @@ class Order:
     balance: bool = False
 
     def labels(self, types: np.ndarray, counts: np.ndarray, seed: int, purpose: str) -> np.ndarray:
-        """Return a type index for each synthetic row, given the types and the training samples of each.
+        """Return a type code for each synthetic sample, given the types and the training samples of each.
 
-        Exact counts come type after type; otherwise each row's type is uniformly random.
-
-        Raises
-        ------
-        RnagenError
-            A type is unknown.
+        Exact counts come type after type; otherwise each sample's type is uniformly random.
         """
         if self.balance:
             return np.repeat(np.arange(len(types)), counts.max() - counts)
         if not self.per_type:
             return stream(seed, f"{purpose} types").integers(len(types), size=self.n_samples)
-        known = {name: number for number, name in enumerate(types.tolist())}
+        codes = {name: code for code, name in enumerate(types.tolist())}
         for name, _ in self.per_type:
-            if name not in known:
-                raise RnagenError(f"--per_type {name}: no such type; the types are {', '.join(known)}")
-        return np.repeat([known[name] for name, _ in self.per_type], [number for _, number in self.per_type])
-
-
-# ---- the experiment: do synthetic rows help a classifier? --------------------------------------------------------
-
-
-def steps_of(rows: int, epochs: Iterable[int]) -> list[int]:
-    """Return the classifier's training steps in each of those numbers of epochs over so many rows."""
-    return [epoch * math.ceil(rows / CLASSIFIER_BATCH) for epoch in epochs]
-
-
-class ClassifierRun:
-    """A classifier in training, scored on the test rows at every step in stops that it passes.
-
-    All runs of an experiment start from the same weights, so that only their rows and number of steps differ.
-    """
-
-    def __init__(self, rows: Rows, tables: Tables, stops: Iterable[int], seed: int) -> None:
-        model = Classifier(len(tables.types), tables.preprocessing.unit, stream(seed, "classifier weights"))
-        batches = stream(seed, "classifier order")
-        self.training = Training(model, rows, CLASSIFIER_BATCH, CLASSIFIER_RATE, batches, tables.workers)
-        self.training.stops = dict.fromkeys(stops, self.score)
-        self.tables = tables
-        self.scores: dict[int, dict[str, float]] = {}  # by step
-
-    def score(self) -> None:
-        self.scores[self.training.steps] = self.training.model.evaluate(*self.tables.test)
-
-    def train(self, epochs: int, title: str, closing: str) -> float:
-        """Train with a line an epoch; print and return the scores where that ends, which must be a stop."""
-        say(f"\n{title}")
-        fit(self.training, epochs, self.tables.validation)
-        scores = self.scores[self.training.steps]
-        say(f"\n{closing}\n{measures_line(scores)}")
-        return scores["accuracy"]
-
-    def predict(self) -> np.ndarray:
-        """Return the type indices (test rows,) that the classifier gives the test rows now."""
-        return self.training.model.predict(self.tables.test[0])
-
-    def accuracy_at(self, step: int) -> float:
-        """Train on to that stop if it lies ahead; return the test accuracy there."""
-        if step > self.training.steps:
-            self.training.advance(step - self.training.steps)
-        return self.scores[step]["accuracy"]
-
-
-def start_factors(model: str, rows: Rows, groups: np.ndarray, types: int, latent_dim: int | None) -> Factors:
-    """Fit what a generator of that kind starts from."""
-    if model == "gaussian":
-        return fit_gaussians(rows, types, latent_dim)
-    if model == "cvae":
-        return fit_factors(rows, groups, types, latent_dim)
-    genes, label = rows
-    blind = fit_factors((genes, np.zeros_like(label)), groups, 1, latent_dim)
-    means, roots = np.zeros((types, genes.shape[1]), np.float32), np.tile(blind.roots, (types, 1, 1))
-    stretch = mean_error(np.bincount(label, minlength=types)).astype(np.float32)
-    return replace(blind, means=means, roots=roots, stretch=stretch)
-
-
-def start_generator(model: str, rows: Rows, groups: np.ndarray, tables: Tables, latent_dim: int | None) -> Generator:
-    """Return what a generator of that kind is before any training."""
-    types, lowest = len(tables.types), tables.preprocessing.lowest
-    factors = start_factors(model, rows, groups, types, latent_dim)
-    if model in ("cvae", "gaussian"):
-        return Generator(model, factors, lowest)
-    network = Autoencoder(model, factors, lowest, tables.preprocessing.unit, types, stream(0, "choice weights"))
-    network.finish(rows)
-    return network
-
-
-def describe_factors(factors: Factors) -> str:
-    """Say what held-out rows have chosen."""
-    dims = f"{len(factors.loadings)} latent dimensions"
-    if factors.pooled_rows is None:
-        return f"{dims}, each type's covariance shrunk to the pooled one by Ledoit-Wolf"
-    return f"{dims}, the pooled covariance counts as {factors.pooled_rows:g} samples beside a type's own"
-
-
-def train_generator(
-    model: str, latent_dim: int | None, epochs: int, batch_size: int, tables: Tables, seed: int
-) -> tuple[Generator, dict[str, Any]]:
-    """Train a generator, with a line an epoch.
-
-    Where no rows are held out for testing, the validation rows only find the number of steps, and the generator is
-    trained again for so many on all rows.
-
-    Returns the generator and its entry in the results.
-    """
-    types, unit, lowest = len(tables.types), tables.preprocessing.unit, tables.preprocessing.lowest
-
-    def fit_start(rows: Rows) -> Factors:
-        return start_factors(model, rows, tables.groups[: len(rows[1])], types, latent_dim)
-
-    def start_training(factors: Factors, rows: Rows) -> Training:
-        network = Autoencoder(model, factors, lowest, unit, types, stream(seed, "generator weights"))
-        return Training(network, rows, batch_size, GENERATOR_RATE, stream(seed, "generator order"), tables.workers)
-
-    start = time.perf_counter()
-    say(f"\nTrain {MODEL_NAMES[model]}:")
-    release, validated = not len(tables.test[1]), tables.training > len(tables.train[1])
-    rows = tables.everything() if release and model == "gaussian" else tables.train
-    factors = fit_start(rows)
-    entry = {"model": model, "latent_dim": len(factors.loadings), "pooled_rows": factors.pooled_rows, "history": []}
-    say(f"Factor model: {describe_factors(factors)}")
-    if (small := tables.types[tables.counts() <= FEW_SAMPLES]).size:
-        note(f"types with one or two training samples ({', '.join(small)}): they are given the spread of the others")
-    if model == "gaussian":
-        return Generator(model, factors, lowest), entry | {"seconds": time.perf_counter() - start}
-    training, best_epoch = start_training(factors, rows), 0
-    if validated:
-        entry["history"], best_epoch = fit(training, epochs, tables.validation, keep_best=True)
-        if training.model.variational and training.model.evaluate(*tables.validation)["kl"] < UNUSED_LATENT:
-            note(f"the latent is unused (KL under {UNUSED_LATENT} nats): rows of a type differ by noise alone")
-    else:
-        say("Nothing to validate on: the factor model is taken as it is")
-    best_epoch = int(tables.workers.agree(np.array([best_epoch]))[0])
-    if release and validated:
-        say(f"Fit and train again on all {tables.training} samples, for as many steps as {best_epoch} epochs had")
-        rows, steps = tables.everything(), best_epoch * training.steps_per_epoch
-        factors = fit_start(rows)
-        entry |= {"latent_dim": len(factors.loadings), "pooled_rows": factors.pooled_rows}
-        training = start_training(factors, rows)
-        if steps:
-            training.advance(steps)
-    training.model.finish(rows)
-    return training.model, entry | {"epoch": best_epoch, "seconds": time.perf_counter() - start}
-
-
-def generate(
-    synthesiser: Synthesiser, labels: np.ndarray, temperature: float, seed: int, real: Rows
-) -> tuple[Rows, dict[str, float]]:
-    """Draw synthetic rows for the experiment; return real rows and them, standardised, and the entry in the results."""
-    say(f"\nGenerate {len(labels)} RNAseq samples:")
-    start = time.perf_counter()
-    rows = synthesiser.rows(labels, seed, "experiment", temperature, real)
-    seconds = time.perf_counter() - start
-    rate = len(labels) / seconds
-    say(f"Done in {seconds:.3f} seconds ({rate:.1f} samples/s).")
-    return rows, {"n": len(labels), "seconds": seconds, "samples_per_second": rate}
-
-
-def score_predictions(predicted: np.ndarray, types: np.ndarray) -> dict[str, float]:
-    """Return accuracy, balanced accuracy and macro F1 of predicted type indices, over the types that occur."""
-    from sklearn.metrics import f1_score, recall_score
-
-    over = {"labels": np.unique(types), "average": "macro", "zero_division": 0}
-    return {
-        "accuracy": float((predicted == types).mean()),
-        "balanced_accuracy": float(recall_score(types, predicted, **over)),
-        "macro_f1": float(f1_score(types, predicted, **over)),
-    }
-
-
-def balanced_gains(predicted: np.ndarray, control: np.ndarray, types: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Return what each group of test rows (groups,) adds to the gain in balanced accuracy, which is their mean."""
-    counts, (names, group) = np.bincount(types), np.unique(groups, return_inverse=True)
-    weight = len(names) / (np.count_nonzero(counts) * counts[types])
-    return np.bincount(group, ((predicted == types).astype(float) - (control == types)) * weight)
-
-
-def wording(order: Order, temperature: float) -> str:
-    """Say which synthetic rows a choice adds."""
-    if not (order.per_type or order.balance or order.n_samples):
-        return "no synthetic samples"
-    number = "samples as asked" if order.per_type or order.balance else f"{order.n_samples} samples"
-    return f"{number} at temperature {temperature:g}"
-
-
-def hottest_of_equals(
-    choices: Sequence[tuple[Order, float]], predicted: np.ndarray, types: np.ndarray, groups: np.ndarray, best: int
-) -> int:
-    """Return the choice of highest temperature that is as good as the best within a standard error, rows alike.
-
-    Few rows seldom tell temperatures apart, and where they can be told apart the higher one is mostly better
-    (tests/benchmarks/generator.py). predicted is (choices, stops, rows).
-    """
-    hottest = best
-    for other, (order, temperature) in enumerate(choices):
-        if order != choices[best][0] or temperature <= choices[hottest][1]:
-            continue
-        pairs = zip(predicted[best], predicted[other], strict=True)
-        shortfall = np.mean([balanced_gains(ours, theirs, types, groups) for ours, theirs in pairs], axis=0)
-        if shortfall.mean() <= shortfall.std() / math.sqrt(len(shortfall)):
-            hottest = other
-    return hottest
-
-
-def try_choices(
-    model: str,
-    latent_dim: int | None,
-    choices: Sequence[tuple[Order, float]],
-    tables: Tables,
-    rows: Rows,
-    fold: np.ndarray,
-    seed: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Train a classifier with the synthetic rows of each choice for each inner fold of rows that is to be held out.
-
-    Returns what it predicts of the held-out rows at each of CHOICE_STEPS (choices, steps, rows), and these rows.
-    """
-    held_out = [np.flatnonzero(fold == number) for number in range(folds_for(fold))]
-    unit, weights = tables.preprocessing.unit, stream(seed, "choice weights")
-    predicted: list[list[list[np.ndarray]]] = []
-    training = None
-    for number, held in enumerate(held_out):
-        real, unseen = take_rows(rows, fold != number), rows[0][held]
-        counts = np.bincount(real[1], minlength=len(tables.types))
-        generator = start_generator(model, real, tables.groups[fold != number], tables, latent_dim)
-        synthesiser = Synthesiser(generator, tables.preprocessing, tables.genes, tables.types, counts)
-        predicted.append([])
-        for order, temperature in choices:
-            labels = order.labels(tables.types, counts, seed, "choice")
-            labels = stream(seed, "choice labels").permutation(labels)[: CHOICE_STEPS[-1] * CLASSIFIER_BATCH]
-            both = synthesiser.rows(labels, seed, "choice", temperature, real)
-            batches = stream(seed, "choice order", number)
-            if training is None:
-                classifier = Classifier(len(tables.types), unit, weights)
-                training = Training(classifier, both, CLASSIFIER_BATCH, CLASSIFIER_RATE, batches, tables.workers)
-            else:
-                training.restart(both, batches)
-            del both  # training has them
-            predicted[-1].append([])
-            for step in CHOICE_STEPS:
-                training.advance(step - training.steps)
-                predicted[-1][-1].append(training.model.predict(unseen))
-            training.release()
-    return np.concatenate([np.array(part) for part in predicted], axis=2), np.concatenate(held_out)
-
-
-def choose_augmentation(
-    model: str, latent_dim: int | None, choices: Sequence[tuple[Order, float]], tables: Tables, seed: int
-) -> tuple[Order, float, dict[str, Any]]:
-    """Choose the (rows to add, temperature) that help the classifier most, by inner validation on the training rows.
-
-    In each inner fold a generator's start is fitted to the other rows; for each choice a classifier is trained on these
-    and the synthetic rows, for as many steps whatever the choice, and scored on the fold. The first of the best is
-    taken, or the highest temperature that is not told from it.
-
-    Returns the choice and its entry in the results.
-    """
-    began = time.perf_counter()
-    rows = tables.everything()
-    types = rows[1]
-    fold = inner_folds(types, tables.groups, CHOICE_FOLDS, stream(seed, "choice folds"))
-    if not folds_for(fold):
-        note("one group of training samples cannot be divided: nothing is chosen by inner validation")
-        return *choices[0], {"choices": [], "seconds": 0.0}
-    predicted, scored = try_choices(model, latent_dim, choices, tables, rows, fold, seed)
-    scores = [
-        float(np.mean([score_predictions(run, types[scored])["balanced_accuracy"] for run in stops]))
-        for stops in predicted
-    ]
-    best = hottest_of_equals(choices, predicted, types[scored], tables.groups[scored], int(np.argmax(scores)))
-    best = int(tables.workers.agree(np.array([best]))[0])
-    order, temperature = choices[best]
-    found = [
-        {"n_samples": order.n_samples, "temperature": temperature, "balanced_accuracy": score}
-        for (order, temperature), score in zip(choices, scores, strict=True)
-    ]
-    pairs = zip(choices, scores, strict=True)
-    others = "; ".join(f"{wording(*choice)}: {score:.4f}" for choice, score in pairs if choice != choices[best])
-    say(
-        f"Augmentation: {wording(order, temperature)}: balanced accuracy {scores[best]:.4f} on {len(scored)} held-out "
-        f"training samples ({others})"
-    )
-    return order, temperature, {"choices": found, "chosen": best, "seconds": time.perf_counter() - began}
-
-
-def compare_accuracy(real: float, same_steps: float, augmented: float) -> dict[str, float]:
-    """Print what synthetic rows changed, then the control; return the results' entry."""
-    change = f"{(augmented - real) / real:+.2%}" if real else "n/a"
-    say(f"Test accuracy change: {change} ({real:.4f} -> {augmented:.4f})")
-    points = 100 * (augmented - same_steps)
-    say(f"Same training steps on real data alone: {same_steps:.4f} (synthetic data adds {points:+.2f} points)")
-    return {"real": real, "same_steps": same_steps, "augmented": augmented}
-
-
-def draw_peers(tables: Tables, labels: np.ndarray, seed: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the name and genes (rows, genes), of the given type indices, of what one would use instead of a generator.
-
-    copies are training rows again; SMOTE lies between neighbours of a type (Chawla et al. 2002); gaussian is -m
-    gaussian. SMOTE takes at most 5 neighbours, fewer where the smallest type has fewer, and copies types of one row.
-    """
-    from imblearn.over_sampling import SMOTE
-
-    genes, types = tables.train
-    counts = np.bincount(types, minlength=len(tables.types))
-    rng = stream(seed, "peers")
-    source = np.empty(len(labels), np.int64)
-    for one_type in np.unique(labels):
-        wanted = labels == one_type
-        source[wanted] = rng.choice(np.flatnonzero(types == one_type), wanted.sum())
-    yield "copies", genes[source]
-
-    between = genes[source]
-    several = counts > 1
-    if several.sum() > 1:  # SMOTE wants two types
-        wanted = np.bincount(labels, minlength=len(counts))
-        neighbours = min(5, counts[several].min() - 1)
-        smote = SMOTE(
-            sampling_strategy={int(name): int(counts[name] + wanted[name]) for name in np.flatnonzero(several)},
-            k_neighbors=int(neighbours),
-            random_state=int(rng.integers(2**31)),
-        )
-        within = several[types]
-        drawn, drawn_types = (part[within.sum() :] for part in smote.fit_resample(genes[within], types[within]))
-        for one_type in np.flatnonzero(several):
-            between[labels == one_type] = drawn[drawn_types == one_type]
-    yield "SMOTE", between
-
-    factors = fit_gaussians(tables.train, len(counts), None)
-    generator = Generator("gaussian", factors, tables.preprocessing.lowest)
-    synthesiser = Synthesiser(generator, tables.preprocessing, tables.genes, tables.types, counts)
-    yield "gaussian", synthesiser.rows(labels, seed, "peers", 1.0)[0]
-
-
-def interval(differences: np.ndarray) -> dict[str, Any]:
-    """Return mean, 95% interval and two-sided p-value of paired differences, by Student's t.
-
-    Differences that are all the same, but not 0, give neither.
-    """
-    from scipy.stats import ttest_1samp
-
-    mean = float(np.mean(differences))
-    if np.ptp(differences) < 1e-9:  # no spread, no test
-        none = abs(mean) < 1e-9
-        return {"mean": mean, "interval": [mean, mean] if none else None, "p_value": 1.0 if none else None}
-    test = ttest_1samp(differences, 0)
-    low, high = test.confidence_interval(0.95)
-    return {"mean": mean, "interval": [float(low), float(high)], "p_value": float(test.pvalue)}
-
-
-def in_points(gain: dict[str, Any]) -> str:
-    """Format a gain and its interval in points."""
-    ends = "({:+.2f}..{:+.2f})".format(*(100 * end for end in gain["interval"])) if gain["interval"] else "(no spread)"
-    return f"{100 * gain['mean']:+.2f} {ends}"
-
-
-def in_words(p_value: float | None) -> str:
-    """Format a p-value."""
-    return "" if p_value is None else f"{p_value:.3f}" if p_value >= 0.001 else "<0.001"
-
-
-def summarise_ladder(repeats: Sequence[tuple[Rows, dict[str, np.ndarray]]]) -> list[dict[str, Any]]:
-    """Print and return how classifiers compare that were trained on real rows alone and with each kind of extra rows.
-
-    Each repeat holds the test rows' types and groups and, by name, what was predicted. Gains are in balanced accuracy
-    over the same training steps on real rows, paired by repeat, or by group of test rows where there is one repeat.
-    """
-    over = f" over {len(repeats)} repeats" * (len(repeats) > 1)
-    say(f"\nCompare{over} (gain in points of balanced accuracy over the same steps):")
-    say(f"{'trained on':22s} {'accuracy':>8s} {'balanced':>8s} {'macro F1':>8s} {'gain (95% interval)':>22s} {'p':>6s}")
-    ladder = []
-    for name in repeats[0][1]:
-        scores = [score_predictions(predicted[name], types) for (types, _), predicted in repeats]
-        entry: dict[str, Any] = {"name": name}
-        entry |= {measure: float(np.mean([score[measure] for score in scores])) for measure in scores[0]}
-        gains = [balanced_gains(predicted[name], predicted[CONTROL], *test) for test, predicted in repeats]
-        entry["gain"] = {"measure": "balanced_accuracy"} | interval(
-            np.array([gain.mean() for gain in gains]) if len(gains) > 1 else gains[0]
-        )
-        figures = " ".join(f"{entry[measure]:8.4f}" for measure in ("accuracy", "balanced_accuracy", "macro_f1"))
-        gain, chance = ("", "") if name == CONTROL else (in_points(entry["gain"]), in_words(entry["gain"]["p_value"]))
-        say(f"{name:22s} {figures} {gain:>22s} {chance:>6s}".rstrip())
-        ladder.append(entry)
-    return ladder
-
-
-def verdict(ladder: Sequence[dict[str, Any]], n_synthetic: int) -> str:
-    """Say in words whether the last rung's synthetic rows helped, and whether a peer did as well."""
-    ours, peers = ladder[-1], ladder[2:-1]
-    gain, ends = 100 * ours["gain"]["mean"], ours["gain"]["interval"]
-    low, high = (100 * end for end in ends) if ends else (-math.inf, math.inf)
-    if not n_synthetic:
-        return "No synthetic samples were added: inner validation found that they would not help."
-    if low > 0:
-        words = f"Synthetic data helped: {gain:+.2f} points over the same training steps on real data"
-    elif high < 0:
-        words = f"Synthetic data did harm: {gain:+.2f} points against the same training steps on real data"
-    else:
-        words = f"Synthetic data did not help here: {gain:+.2f} points cannot be told from chance"
-    best = max(peers, key=lambda peer: peer["gain"]["mean"])
-    if best["gain"]["mean"] >= ours["gain"]["mean"]:
-        words += f"; {best['name']} did as well or better ({100 * best['gain']['mean']:+.2f})"
-    return words + "."
-
-
-def say_repeat(repeat: int, repeats: int, accuracy: dict[str, float]) -> None:
-    """Print what one more repeat found, in a line."""
-    points = 100 * (accuracy["augmented"] - accuracy["same_steps"])
-    figures = (
-        f"{accuracy['real']:.4f} -> {accuracy['augmented']:.4f}, same steps on real data {accuracy['same_steps']:.4f}"
-    )
-    say(f"Repeat {repeat + 1}/{repeats}: {figures} ({points:+.2f} points)")
-
-
-def summarise_repeats(accuracies: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """Print and return what repeats of the experiment found: accuracies, and the gain over the same steps."""
-    gain = interval(np.array([accuracy["augmented"] - accuracy["same_steps"] for accuracy in accuracies]))
-    chance = f", paired t-test p {in_words(gain['p_value'])}" if gain["p_value"] is not None else ""
-    say(
-        f"Over {len(accuracies)} repeats synthetic data adds {in_points(gain)} points of accuracy, 95% interval{chance}"
-    )
-    return {"n": len(accuracies), "accuracy": list(accuracies), "gain": {"measure": "accuracy", **gain}}
-
-
-def accuracy_by_epoch(real: ClassifierRun, augmented: ClassifierRun) -> np.ndarray:
-    """Return test accuracy (PLOT_EPOCHS, 3) by epoch: on real rows, as long on real rows, with synthetic rows.
-
-    Both runs must have been made with the stops of all PLOT_EPOCHS, the real one with the augmented one's too.
-    """
-    epochs = range(1, PLOT_EPOCHS + 1)
-    own, same = (steps_of(run.training.rows, epochs) for run in (real, augmented))
-    steps = zip(own, same, strict=True)
-    return np.array([[real.accuracy_at(a), real.accuracy_at(b), augmented.accuracy_at(b)] for a, b in steps])
-
-
-def compare_epochs(repeats: Sequence[np.ndarray]) -> list[dict[str, float]]:
-    """Print and return what accuracy_by_epoch found, the mean and, of several repeats, the ends of its 95% interval."""
-    say("\nPlot test accuracy using models trained with and without synthetic data:")
-    say("training time: before vs after")
-    table = []
-    for epoch, values in enumerate(np.array(repeats).transpose(1, 2, 0), 1):  # (epochs, curves, repeats)
-        before, control, after = values.mean(1)
-        row: dict[str, float] = {"epochs": epoch, "real": before, "same_steps": control, "augmented": after}
-        for name, accuracies in zip(("real", "same_steps", "augmented"), values, strict=True):
-            if len(repeats) > 1:
-                row[f"{name}_low"], row[f"{name}_high"] = interval(accuracies)["interval"] or [accuracies[0]] * 2
-        table.append(row)
-        say(f"# epochs = {epoch}: {before:.4f} vs {after:.4f} (same steps on real data: {control:.4f})")
-    return table
-
-
-# ---- quality: do synthetic samples look and behave like real ones, and do they give anyone away? -----------------
-
-
-class TooFewError(Exception):
-    """There are too few samples or genes for a measure; says how many."""
-
-
-Measure = dict[str, Any]  # value and reference, perhaps interval; or value None and why
+            if name not in codes:
+                raise RnagenError(f"--per_type {name}: no such type; the types are {', '.join(codes)}")
+        return np.repeat([codes[name] for name, _ in self.per_type], [number for _, number in self.per_type])
+
+
+def shard_blocks(rows: int, part: int = 1, parts: int = 1) -> range:
+    """Return the numbers of the blocks that so many rows are drawn in, or of one of several parts of them."""
+    blocks = math.ceil(rows / BLOCK)
+    return range(blocks * (part - 1) // parts, blocks * part // parts)
 
 
 @dataclass(frozen=True)
-class Trial:
-    """Real samples that a generator was trained on, others that it has not seen, and what it drew: standardised Rows.
+class Sampler:
+    """A trained generator with all that it takes to draw samples in a table's own terms.
 
-    types (types,) are the names behind the indices, the groups (rows,) those of training and test samples, sd (genes,)
-    what one standard deviation is in training units. records (all training samples, genes) and their groups, and
-    released (rows, genes), are where copies are looked for: samples of types that do not occur on all sides, too.
-    hidden says why it is not known which samples the generator was trained on, and is empty where it is.
+    genes (all genes,) and types (types,) are their names, counts (types,) the training samples of each type,
+    trained_on the fingerprint of the training samples' ids, likelihoods (101,) the quantiles of held-out samples' log
+    density under the type that has the highest, if known, privacy what a differentially private fit guarantees.
     """
 
+    model: Generator
+    preprocessing: Preprocessing
+    genes: np.ndarray
     types: np.ndarray
-    train: Rows
-    test: Rows
-    synthetic: Rows
-    train_groups: np.ndarray
-    test_groups: np.ndarray
-    sd: np.ndarray
-    records: np.ndarray
-    record_groups: np.ndarray
-    released: np.ndarray
-    hidden: str = ""
-
-    @property
-    def labels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Type indices of the rows trained on, of those to test on, and of those drawn."""
-        return self.train[1], self.test[1], self.synthetic[1]
-
-    def take(self, train: np.ndarray, test: np.ndarray, synthetic: np.ndarray) -> Trial:
-        """Return the trial of the given rows (indices) of each kind."""
-        return replace(
-            self,
-            train=take_rows(self.train, train),
-            test=take_rows(self.test, test),
-            synthetic=take_rows(self.synthetic, synthetic),
-            train_groups=self.train_groups[train],
-            test_groups=self.test_groups[test],
-        )
-
-    def thinned(self, rng: np.random.Generator) -> Trial:
-        """Return the trial with at most REPORT_ROWS of each kind, types in proportion, all records; notes say so."""
-        kept = [thin(labels, REPORT_ROWS, rng) for labels in self.labels]
-        for kind, labels, index in zip(("training", "test", "synthetic"), self.labels, kept, strict=True):
-            if len(index) < len(labels):
-                note(f"the report is on {len(index)} of {len(labels)} {kind} samples, drawn at random")
-        return replace(self.take(*kept), released=rng.permutation(self.released)[:REPORT_ROWS])
-
-    def even(self, rng: np.random.Generator) -> Trial:
-        """Return the trial with equally many rows of each kind and type: most measures depend on their number."""
-        return self.take(*match_types(self.labels, rng))
-
-
-def a_few(names: Iterable[str]) -> str:
-    """List names, but not too many."""
-    names = sorted(map(shorten, names))
-    return ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)
-
-
-def keep_shared(real: Cohort, genes: np.ndarray, types: np.ndarray, source: str) -> Cohort:
-    """Return the cohort with the genes and the types that synthetic samples from source have too; notes say what not.
-
-    Raises
-    ------
-    RnagenError
-        They have no gene, or fewer than two types, in common.
-    """
-    shared, known = np.isin(real.genes, genes), np.isin(real.types, types)
-    if not shared.any():
-        raise RnagenError(
-            f"{source}: has no gene of {real.name} (genes like {genes[:1].tolist()} against "
-            f"{real.genes[:1].tolist()}); make the names agree"
-        )
-    if len(set(real.types[known])) < 2:
-        raise RnagenError(
-            f"{source}: shares fewer than two types with {real.name} (it has {a_few(set(types))}, the other "
-            f"{a_few(set(real.types))}); make the names agree, or add samples of more types"
-        )
-    if alone := set(real.genes[~shared]) | set(genes) - set(real.genes):
-        note(f"the report leaves out genes that only one of {source} and {real.name} has: {a_few(alone)}")
-    if alone := set(real.types[~known]) | set(types) - set(real.types):
-        note(f"the report leaves out types that only one of {source} and {real.name} has: {a_few(alone)}")
-    return replace(real.take(known), genes=real.genes[shared], expression=real.expression[np.ix_(known, shared)])
-
-
-def put_on_trial(training: Cohort, testing: Cohort, synthetic: Cohort, transform: str, hidden: str) -> Trial:
-    """Return the trial of a synthetic cohort, which has all genes of the real ones, on their types in common.
-
-    Rows are standardised by training and test samples together: their own mean and variance would tell the training
-    samples from others.
-
-    Raises
-    ------
-    RnagenError
-        Fewer than two types occur in all three; what Preprocessing.fit raises.
-    """
-    types = functools.reduce(np.intersect1d, (training.types, testing.types, synthetic.types))
-    if len(types) < 2:
-        raise RnagenError(
-            f"{training.name}: {len(types)} types have training, test and synthetic samples, and two are needed; add "
-            f"samples"
-        )
-    if lost := {*training.types, *testing.types} - set(types):
-        note(f"types without training or test samples are looked at for copies only: {a_few(lost)}")
-    place = {gene: number for number, gene in enumerate(synthetic.genes.tolist())}
-    ordered = synthetic.expression[:, [place[gene] for gene in training.genes.tolist()]]
-    preprocessing = Preprocessing.fit(np.concatenate([training.expression, testing.expression]), transform)
-    if preprocessing.log2 and (negative := np.count_nonzero(ordered < 0)):
-        note(f"{negative} negative values among the synthetic ones are taken as 0")
-    parts = training, testing, replace(synthetic, expression=ordered, genes=training.genes)
-    known = [np.isin(part.types, types) for part in parts]
-    rows = [preprocessing.rows_of(part, types) for part in parts]
-    return Trial(
-        types,
-        *(part if own.all() else take_rows(part, own) for part, own in zip(rows, known, strict=True)),
-        training.groups[known[0]],
-        testing.groups[known[1]],
-        preprocessing.sd,
-        rows[0][0],
-        training.groups,
-        rows[2][0],
-        hidden,
-    )
-
-
-def thin(types: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-    """Choose at most so many rows, types in proportion and none lost; return their indices."""
-    place = rank_within_types(types, rng) / np.bincount(types)[types]  # in each type from 0 to under 1
-    return np.sort(np.argsort(place, kind="stable")[:most])
-
-
-def match_types(labels: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
-    """Choose from each set as many rows of every type as the set poorest in it has; return their indices."""
-    size = 1 + max(own.max(initial=0) for own in labels)
-    counts = np.min([np.bincount(own, minlength=size) for own in labels], axis=0)
-    return [np.flatnonzero(rank_within_types(own, rng) < counts[own]) for own in labels]
-
-
-def need(count: int, least: int, what: str) -> None:
-    """Find out whether there are enough of something for a measure.
-
-    Raises
-    ------
-    TooFewError
-        There are not.
-    """
-    if count < least:
-        raise TooFewError(f"{count} {what}, and {least} are needed")
-
-
-def side_by_side(
-    parts: dict[tuple[str, ...], Callable[[Any], Sequence[Any]]], synthetic: Any, real: Any
-) -> dict[str, Measure]:
-    """Take measures of what is synthetic and, for reference, of what is real; a part returns those it is named for.
-
-    A measure is a number, or a number and the ends of its interval.
-    """
-    measures: dict[str, Measure] = {}
-    for names, part in parts.items():
-        try:
-            values = part(synthetic)
-        except TooFewError as why:
-            measures |= unknown(names, str(why))
-            continue
-        try:
-            references = [float(np.atleast_1d(one)[0]) for one in part(real)]
-        except TooFewError:
-            references = [None] * len(names)
-        for name, value, reference in zip(names, values, references, strict=True):
-            number, *ends = np.atleast_1d(value).tolist()
-            measures[name] = {"value": number, "reference": reference} | ({"interval": ends} if ends else {})
-    return measures
-
-
-def unknown(names: Iterable[str], why: str) -> dict[str, Measure]:
-    """Return measures that cannot be had."""
-    return {name: {"value": None, "why": why} for name in names}
-
-
-def auc_interval(positive: np.ndarray, negative: np.ndarray) -> tuple[float, float, float]:
-    """Return how often a positive score exceeds a negative one, and its 95% interval (DeLong et al. 1988)."""
-    from scipy.stats import norm, rankdata
-
-    rank = rankdata(np.concatenate([positive, negative]))
-    under = (rank[: len(positive)] - rankdata(positive)) / len(negative)  # share of negatives under each positive
-    over = 1 - (rank[len(positive) :] - rankdata(negative)) / len(positive)
-    auc = float(under.mean())
-    margin = norm.ppf(0.975) * math.sqrt(under.var(ddof=1) / len(under) + over.var(ddof=1) / len(over))
-    return auc, max(auc - margin, 0.0), min(auc + margin, 1.0)
-
-
-def concordance(some: np.ndarray, others: np.ndarray) -> float:
-    """Return Lin's (1989) concordance correlation: 1 where all pairs are equal, less where one is shifted or scaled."""
-    spread = some.var() + others.var() + (some.mean() - others.mean()) ** 2
-    return 2 * float(((some - some.mean()) * (others - others.mean())).mean() / spread) if spread > 0 else 1.0
-
-
-def gene_distances(rows: Rows, real: Rows) -> np.ndarray:
-    """Return each gene's two-sample Kolmogorov-Smirnov distance (genes,), all at once: scipy takes 0.3 ms a gene."""
-    found = []
-    for start in range(0, rows[0].shape[1], 256):  # genes, to keep the memory down
-        both = np.concatenate([rows[0][:, start : start + 256], real[0][:, start : start + 256]])
-        order = np.argsort(both, axis=0)
-        gap = np.cumsum(np.where(order < len(rows[1]), 1 / len(rows[1]), -1 / len(real[1])), axis=0)
-        values = np.take_along_axis(both, order, 0)
-        gap[:-1][values[:-1] == values[1:]] = 0  # distribution functions step where the last of equal values is
-        found.append(np.abs(gap).max(0))
-    return np.concatenate(found)
-
-
-def type_moments(rows: Rows, types: int, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the means (types, genes), standardised, and log variances within types (genes,), in training units.
-
-    Standardised variances would agree with those of whatever they are standardised by.
-    """
-    means, counts, (residuals, _) = within_types(rows, types)
-    need(counts.max(), 2, "samples of any type")
-    return means, np.log(np.square(residuals).mean(0) + LEAST_VARIANCE) + 2 * np.log(sd)
-
-
-def type_agreement(rows: Rows, real: Rows, types: int, sd: np.ndarray) -> tuple[float, ...]:
-    """Return the concordance of the means of each gene in each type, and of genes' log variances within types."""
-    pairs = zip(type_moments(rows, types, sd), type_moments(real, types, sd), strict=True)
-    return tuple(itertools.starmap(concordance, pairs))
-
-
-def correlations(genes: np.ndarray) -> np.ndarray:
-    """Return the correlation of each pair of genes (pairs,), of a random REPORT_GENES where there are more."""
-    columns = np.sort(stream(0, "report genes").permutation(genes.shape[1])[:REPORT_GENES])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        matrix = np.atleast_2d(np.corrcoef(genes[:, columns].T))
-    return np.nan_to_num(matrix[np.triu_indices(len(columns), 1)])  # 0 with what does not vary
-
-
-def correlation_agreement(rows: Rows, real: Rows) -> float:
-    """Return how genes' correlations agree with those of real rows: the correlation of the two, over pairs of genes."""
-    need(real[0].shape[1], 3, "genes")
-    some, others = correlations(rows[0]), correlations(real[0])
-    return float(np.corrcoef(some, others)[0, 1]) if min(np.ptp(some), np.ptp(others)) > 0 else 0.0
-
-
-def mmd(rows: Rows, real: Rows, width: float) -> float:
-    """Return the unbiased squared maximum mean discrepancy, kernel exp(-distance^2 / width) (Gretton et al. 2012)."""
-    from sklearn.metrics import pairwise_distances_chunked
-
-    def kernel(some: np.ndarray, others: np.ndarray | None = None) -> float:
-        return sum(float(np.exp(-np.square(part) / width).sum()) for part in pairwise_distances_chunked(some, others))
-
-    own, theirs = ((kernel(part) - len(part)) / (len(part) * (len(part) - 1)) for part in (rows[0], real[0]))
-    return own + theirs - 2 * kernel(rows[0], real[0]) / (len(rows[0]) * len(real[0]))
-
-
-def halve(types: np.ndarray, drawn: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Deal rows into halves 0 and 1, whole groups and as many drawn as real rows of each type in each; -1 is left over.
-
-    With equal totals alone, what is rare in one half would be common in the other, and a classifier trained on the one
-    be worse than chance on the other.
-    """
-    rng = stream(0, "report halves")
-    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
-    side = (rank_within_types(2 * types[first] + drawn[first], rng) % 2)[group]
-    half = np.full(len(types), -1)
-    for number in (0, 1):
-        kinds = [np.flatnonzero((side == number) & (drawn == kind)) for kind in (0, 1)]
-        for own, chosen in zip(kinds, match_types([types[own] for own in kinds], rng), strict=True):
-            half[own[chosen]] = number
-    return half
-
-
-def two_sample_auc(rows: Rows, real: Rows, groups: np.ndarray) -> tuple[float, float, float]:
-    """Return how well a classifier tells rows from as many real ones of each type, with its interval.
-
-    Gradient boosting on 50 principal components, trained on one half and scored on the other, and the other way round
-    (Lopez-Paz and Oquab 2017). groups (rows and real,) are not torn apart.
-    """
-    from sklearn.decomposition import PCA
-    from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.model_selection import PredefinedSplit, cross_val_predict
-    from threadpoolctl import threadpool_limits
-
-    (genes, types), drawn = joined(rows, real), np.repeat([1, 0], [len(rows[1]), len(real[1])])
-    half = halve(types, drawn, groups)
-    genes, drawn, half = genes[half >= 0], drawn[half >= 0], half[half >= 0]
-    need(np.count_nonzero(drawn), FEWEST_TO_TELL, "samples of each kind")
-    need(len(np.unique(half)), 2, "halves of the groups")
-    components = PCA(min(COMPONENTS, *genes.shape), iterated_power=2, random_state=0).fit_transform(genes)
-    forest = HistGradientBoostingClassifier(max_iter=80, random_state=0)
-    with threadpool_limits(None if len(drawn) > ROW_GROUP else 1):  # on few rows threads wait more than they work
-        halves = PredefinedSplit(half)
-        score = cross_val_predict(forest, components, drawn, cv=halves, method="predict_proba")[:, 1]
-    return auc_interval(score[drawn == 1], score[drawn == 0])
-
-
-def manifold_measures(rows: np.ndarray, real: np.ndarray) -> tuple[float, float, float, float]:
-    """Return precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020).
-
-    Around each row lies a ball that reaches to its fifth neighbour of its own kind. Precision is the share of rows in
-    any real ball, density how many they lie in, over five; recall is the share of real rows in any ball of rows,
-    coverage that of real balls with a row in them. rows and real are (rows, components).
-    """
-    from sklearn.metrics import pairwise_distances_chunked
-    from sklearn.neighbors import NearestNeighbors
-
-    search = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute")
-    reach, real_reach = (search.fit(part).kneighbors()[0][:, -1] for part in (rows, real))
-    balls: list[int] = []  # real ones that each row lies in
-    recalled, covered = np.zeros((2, len(real)), bool)
-    for distances in pairwise_distances_chunked(rows, real):
-        recalled |= (distances <= reach[len(balls) : len(balls) + len(distances), None]).any(0)
-        inside = distances <= real_reach
-        covered |= inside.any(0)
-        balls.extend(inside.sum(1))
-    return np.count_nonzero(balls) / len(balls), recalled.mean(), np.mean(balls) / NEIGHBOURS, covered.mean()
-
-
-def looks_real(even: Trial) -> dict[str, Measure]:
-    """Compare synthetic rows with test rows, and for reference training rows with test rows, as many of each type."""
-    from scipy.spatial.distance import cdist
-    from sklearn.decomposition import PCA
-
-    real, types = even.test, len(even.types)
-    if len(real[1]) < FEWEST:
-        return unknown(MEASURES["looks_real"], f"{len(real[1])} samples of each kind, and {FEWEST} are needed")
-    distances = {"train": gene_distances(even.train, real), "synthetic": gene_distances(even.synthetic, real)}
-    limit = np.quantile(distances["train"], 0.95)
-    some = stream(0, "report width").permutation(len(real[1]))[:BLOCK]
-    width = np.median(cdist(even.train[0][some], real[0][some], "sqeuclidean"))
-    every = np.concatenate([even.train[0], real[0], even.synthetic[0]])  # what is not in the plane would shrink into it
-    plane = PCA(min(COMPONENTS, *every.shape), iterated_power=2, random_state=0).fit(every)
-    real_places = plane.transform(real[0])
-
-    def told_apart(rows: Rows) -> tuple[float, float, float]:
-        groups = even.train_groups if rows is even.train else np.arange(len(rows[1])).astype(str)
-        _, number = np.unique(
-            np.concatenate([np.char.add("a", groups), np.char.add("b", even.test_groups)]), return_inverse=True
-        )
-        return two_sample_auc(rows, real, number)
-
-    marginals = {("ks_median", "ks_share_beyond"): lambda distance: [np.median(distance), np.mean(distance > limit)]}
-    parts = {
-        ("mean_agreement", "variance_agreement"): lambda rows: type_agreement(rows, real, types, even.sd),
-        ("correlation_agreement",): lambda rows: [correlation_agreement(rows, real)],
-        ("mmd",): lambda rows: [mmd(rows, real, width)],
-        ("two_sample_auc",): lambda rows: [told_apart(rows)],
-        ("precision", "recall", "density", "coverage"): lambda rows: manifold_measures(
-            plane.transform(rows[0]), real_places
-        ),
-    }
-    return side_by_side(marginals, distances["synthetic"], distances["train"]) | side_by_side(
-        parts, even.synthetic, even.train
-    )
-
-
-def predict_types(rows: Rows, genes: np.ndarray) -> np.ndarray:
-    """Train a logistic regression on rows; return the type indices it gives to other genes (others, genes)."""
-    from sklearn.linear_model import LogisticRegression
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of steps that run out: it is good enough by then
-        return LogisticRegression(C=0.01, max_iter=300).fit(*rows).predict(genes)
-
-
-def contrasts(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Contrast each type with all the others: return Welch's t and the difference of means, both (types, genes)."""
-    from scipy.stats import ttest_ind_from_stats
-
-    genes, member = rows[0].astype(np.float64), np.eye(rows[1].max() + 1)[rows[1]].T  # (types, rows)
-    sides: list[np.ndarray] = []
-    for weight in (member, 1 - member):
-        count = weight.sum(1)[:, None]
-        mean = weight @ genes / count
-        variance = np.maximum(weight @ np.square(genes) / count - np.square(mean), 0) * count / (count - 1)
-        sides += [mean, np.sqrt(variance + LEAST_VARIANCE), count]
-    return ttest_ind_from_stats(*sides, equal_var=False).statistic, sides[0] - sides[3]
-
-
-def top_overlap(some: np.ndarray, others: np.ndarray, top: int) -> float:
-    """Return the share that two statistics (types, genes) have in common of each type's so many extreme genes."""
-    need(some.shape[1], top + 1, "genes")
-    first, second = (np.argsort(-np.abs(part), axis=1)[:, :top] for part in (some, others))
-    return float(np.mean([len(np.intersect1d(*pair)) / top for pair in zip(first, second, strict=True)]))
-
-
-def mean_correlation(some: np.ndarray, others: np.ndarray) -> float:
-    """Return the mean over types of the correlation over genes of two statistics (types, genes)."""
-    need(some.shape[1], 3, "genes")
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found = [np.corrcoef(*pair)[0, 1] for pair in zip(some, others, strict=True)]
-    return float(np.mean(np.nan_to_num(found)))
-
-
-def recognition(trial: Trial, predicted: dict[str, np.ndarray]) -> dict[str, Measure]:
-    """Score the types that classifiers trained on synthetic and on training rows give the test rows.
-
-    The interval is that of the difference from the reference, paired by groups of test rows.
-    """
-    names, types = ("tstr_accuracy", "tstr_balanced_accuracy", "tstr_macro_f1"), trial.test[1]
-    scores = {names: lambda labels: list(score_predictions(labels, types).values())}
-    measures = side_by_side(scores, predicted["synthetic"], predicted["train"])
-    gains = balanced_gains(predicted["synthetic"], predicted["train"], types, trial.test_groups)
-    ends, balanced = interval(gains)["interval"] or 2 * [gains.mean()], measures["tstr_balanced_accuracy"]
-    balanced["interval"] = [balanced["reference"] + end for end in ends]
-    return measures
-
-
-def behaves_real(trial: Trial, even: Trial, predicted: dict[str, np.ndarray]) -> dict[str, Measure]:
-    """Compare what is learned from synthetic rows with what is learned from training rows.
-
-    predicted holds what classifiers trained on either say of the test rows. The genes that set a type apart are
-    compared with those in test rows, as many of each type.
-    """
-    from scipy.stats import rankdata
-
-    several = np.flatnonzero(np.bincount(even.test[1]) > FEW_SAMPLES)
-    measures = recognition(trial, predicted)
-    if len(several) < 2:
-        why = f"{len(several)} types with more than {FEW_SAMPLES} samples of each kind, and 2 are needed"
-        return measures | unknown([name for name in MEASURES["behaves_real"] if name not in measures], why)
-    kinds = (take_rows(rows, np.isin(rows[1], several)) for rows in (even.synthetic, even.train, even.test))
-    ours, reference, (real_t, real_change) = (
-        contrasts((genes, np.searchsorted(several, label))) for genes, label in kinds
-    )
-    ranks = rankdata(real_t, axis=1)
-    expressed = {
-        ("de_overlap_50",): lambda own: [top_overlap(own[0], real_t, 50)],
-        ("de_overlap_100",): lambda own: [top_overlap(own[0], real_t, 100)],
-        ("de_rank_correlation",): lambda own: [mean_correlation(rankdata(own[0], axis=1), ranks)],
-        ("log_fold_change_correlation",): lambda own: [mean_correlation(own[1] * even.sd, real_change * even.sd)],
-    }
-    return measures | side_by_side(expressed, ours, reference)
-
-
-@dataclass(frozen=True)
-class Attack:
-    """Guesses at who was in the training data: a score for each row (rows,), higher for those guessed to be members.
-
-    member (rows,) says who was; types (rows,) are type indices, of which there are as many members as others.
-    """
-
-    scores: np.ndarray
-    member: np.ndarray
-    types: np.ndarray
-
-    def auc(self, one_type: int | None = None) -> tuple[float, float, float]:
-        """Return the attack's AUC with its interval, over all rows or over those of a type."""
-        own = np.full(len(self.types), True) if one_type is None else self.types == one_type
-        fewest = FEWEST if one_type is None else FEWEST_OF_A_TYPE
-        need(np.count_nonzero(own & self.member), fewest, "training and as many other samples to guess at")
-        return auc_interval(self.scores[own & self.member], self.scores[own & ~self.member])
-
-
-def near(genes: np.ndarray, cloud: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return how far from a cloud each row (rows,) is, to its nearest, and the logarithm of the cloud's density there.
-
-    The density is that of a Gaussian kernel with that standard deviation, less a constant.
-    """
-    from scipy.special import logsumexp
-    from sklearn.metrics import pairwise_distances_chunked
-
-    parts = [
-        (distance.min(1), logsumexp(-np.square(distance / width) / 2, axis=1))
-        for distance in pairwise_distances_chunked(genes, cloud)
-    ]
-    nearest, density = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return nearest, density - math.log(len(cloud))
-
-
-def make_attacks(trial: Trial, cloud: np.ndarray, others: np.ndarray, rng: np.random.Generator) -> dict[str, Attack]:
-    """Guess from a cloud of released rows (released, genes) which rows were in the training data.
-
-    others (indices) are the test rows that may be mistaken for members. One attack guesses at the rows nearest to a
-    released one; the other, DOMIAS, at those where the released rows are densest beside the density of the population,
-    which half of the others stand for (van Breugel et al. 2023). The kernel's width is a quarter of the median distance
-    between neighbours in the population: of kernels in all genes and in principal components this one found most
-    members in two cohorts. Of each group one row is guessed at, since intervals take rows to be independent.
-    """
-    from sklearn.neighbors import NearestNeighbors
-
-    members = np.unique(trial.train_groups, return_index=True)[1]
-    others = others[np.unique(trial.test_groups[others], return_index=True)[1]]
-    population = hold_out(trial.test[1][others], trial.test_groups[others], 0.5, 1, rng)
-    known, outsiders, width = trial.test[0][others[population]], others[~population], 1.0
-    if len(known) > 1:
-        search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(known)
-        width = max(KERNEL_WIDTH * float(np.median(search.kneighbors()[0])), 1e-6)
-    else:
-        outsiders = outsiders[:0]  # since nobody stands for the population
-
-    def guess(outside: np.ndarray, score: Callable[[np.ndarray], np.ndarray]) -> Attack:
-        inside, chosen = match_types((trial.train[1][members], trial.test[1][outside]), rng)
-        kinds = take_rows(trial.train, members[inside]), take_rows(trial.test, outside[chosen])
-        genes, types = joined(*kinds)
-        member = np.arange(len(types)) < len(inside)
-        return Attack(score(genes) if len(types) else np.zeros(0), member, types)
-
-    return {
-        "attack_auc": guess(others, lambda genes: -near(genes, cloud, width)[0]),
-        "density_ratio_attack_auc": guess(
-            outsiders, lambda genes: near(genes, cloud, width)[1] - near(genes, known, width)[1]
-        ),
-    }
-
-
-def closest_records(genes: np.ndarray, trial: Trial) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distance of rows (rows, genes) to the closest training row, and to the closest of another group.
-
-    Distances are root mean squares over genes. Of a group at most NEIGHBOURS rows are passed over.
-    """
-    from sklearn.neighbors import NearestNeighbors
-
-    need(len(trial.records), 2, "training samples")
-    number = min(NEIGHBOURS + 1, len(trial.records))
-    search = NearestNeighbors(n_neighbors=number, algorithm="brute").fit(trial.records)
-    distance, index = search.kneighbors(genes)
-    groups = trial.record_groups[index]
-    other = groups != groups[:, :1]
-    other[:, -1] = True
-    second = np.take_along_axis(distance, other.argmax(1)[:, None], 1)[:, 0]
-    return distance[:, 0] / math.sqrt(genes.shape[1]), second / math.sqrt(genes.shape[1])
-
-
-def copies_of_training(genes: np.ndarray, trial: Trial) -> tuple[float, float]:
-    """Return the shares of rows that are copies of a training row, and near copies: twice as close as to any other."""
-    first, second = closest_records(genes, trial)
-    copies = first <= COPY_DISTANCE
-    return np.mean(copies), np.mean(copies | (first < second / 2))
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What the measures of a trial rest on, each made once.
-
-    even is the trial with equally many rows of each kind and type; predicted holds the type indices (test rows,) that
-    classifiers give the test rows, trained on synthetic and on as many training rows of each type; attacks are those by
-    synthetic rows and, for reference, by test rows, both empty where the training samples are not known.
-    """
-
-    even: Trial
-    predicted: dict[str, np.ndarray]
-    attacks: dict[str, Attack]
-    reference: dict[str, Attack]
-
-    @classmethod
-    def gather(cls, trial: Trial, seed: int) -> Evidence:
-        """Train the classifiers and make the attacks."""
-        rng = stream(seed, "report")
-        alike = match_types((trial.train[1], trial.synthetic[1]), rng)
-        pair = zip(("train", "synthetic"), (trial.train, trial.synthetic), alike, strict=True)
-        predicted = {kind: predict_types(take_rows(rows, index), trial.test[0]) for kind, rows, index in pair}
-        attacks, reference = {}, {}
-        if not trial.hidden:
-            every = np.arange(len(trial.test[1]))
-            released = hold_out(trial.test[1], trial.test_groups, 0.5, 1, rng)
-            attacks = make_attacks(trial, trial.synthetic[0], every, rng)
-            if released.any():
-                reference = make_attacks(trial, trial.test[0][released], every[~released], rng)
-        return cls(trial.even(rng), predicted, attacks, reference)
-
-
-def guess_members(attacks: dict[str, Attack], name: str, one_type: int | None = None) -> list[Any]:
-    """Return the AUC of that attack, with its interval."""
-    need(len(attacks), 1, "test samples to release")
-    return [attacks[name].auc(one_type)]
-
-
-def is_private(trial: Trial, evidence: Evidence, rng: np.random.Generator) -> dict[str, Measure]:
-    """Look for training rows that synthetic rows give away; for reference, that test rows would."""
-    if trial.hidden:
-        return unknown(MEASURES["is_private"], trial.hidden)
-    attacks = {(name,): functools.partial(guess_members, name=name) for name in ATTACKS}
-    alike = match_types((trial.synthetic[1], trial.test[1]), rng)
-    drawn, held_out = (take_rows(part, own)[0] for part, own in zip((trial.synthetic, trial.test), alike, strict=True))
-    copies = {("copies", "near_copies"): lambda genes: copies_of_training(genes, trial)}
-    closest = {("closest_record_median",): lambda genes: [np.median(closest_records(genes, trial)[0])]}
-    return (
-        side_by_side(attacks, evidence.attacks, evidence.reference)
-        | side_by_side(copies, trial.released, trial.test[0])
-        | side_by_side(closest, drawn, held_out)
-    )
-
-
-def type_measures(number: int, trial: Trial, evidence: Evidence) -> dict[str, Measure]:
-    """Return how real the rows of a type look, how well it is recognised, and how well its members are guessed."""
-    even, own = evidence.even, trial.test[1] == number
-    real = take_rows(even.test, even.test[1] == number)
-
-    def distance(rows: Rows) -> list[float]:
-        need(len(real[1]), FEWEST_OF_A_TYPE, "samples of each kind")
-        return [float(np.median(gene_distances(take_rows(rows, rows[1] == number), real)))]
-
-    measures = side_by_side({("ks_median",): distance}, even.synthetic, even.train)
-    recall = {("tstr_recall",): lambda predicted: [np.mean(predicted[own] == number)]}
-    measures |= side_by_side(recall, evidence.predicted["synthetic"], evidence.predicted["train"])
-    if trial.hidden:
-        return measures | unknown(["attack_auc"], trial.hidden)
-    guess = {("attack_auc",): lambda attacks: guess_members(attacks, "attack_auc", number)}
-    return measures | side_by_side(guess, evidence.attacks, evidence.reference)
-
-
-def shortfall(measures: dict[str, Any]) -> float:
-    """Return how far the worst of a type's measures falls behind its reference, an attack as far as is certain."""
-    behind = {
-        "ks_median": lambda measure: measure["value"] - measure["reference"],
-        "tstr_recall": lambda measure: measure["reference"] - measure["value"],
-        "attack_auc": lambda measure: measure["interval"][0] - 0.5,
-    }
-    return max(of(measures[name]) for name, of in behind.items() if measures[name]["value"] is not None)
-
-
-def by_type(trial: Trial, evidence: Evidence) -> list[dict[str, Any]]:
-    """Return the number of samples and three measures of each type, worst type first."""
-    counts = [np.bincount(labels, minlength=len(trial.types)).tolist() for labels in trial.labels]
-    entries = []
-    for number, name in enumerate(trial.types.tolist()):
-        numbers = dict(zip(("training", "test", "synthetic"), (own[number] for own in counts), strict=True))
-        entries.append({"type": name, **numbers, **type_measures(number, trial, evidence)})
-    return sorted(entries, key=shortfall, reverse=True)
-
-
-def verdict_on(question: str, measures: dict[str, Measure], hidden: str) -> dict[str, Any]:
-    """Answer a question in words by the limits of its measures; ok is None where it cannot be answered.
-
-    What has an interval breaks its limit only if the interval is clear of what chance gives, and keeps it only if the
-    interval does not reach far beyond it. hidden says why the training samples are not known.
-    """
-    met, unmet, unclear = [], [], []
-    for name, (side, number, share) in LIMITS[question].items():
-        measure, label = measures[name], MEASURES[question][name]
-        value, reference = measure["value"], measure.get("reference")
-        if value is None or (reference is None and share):
-            unclear.append(measure.get("why", f"{label}: too few samples for a reference"))
-            continue
-        bound = number + share * (reference or 0)
-        sign = 1 if side == "most" else -1  # what is asked to be high is looked at upside down
-        near_end, far_end = measure.get("interval", (value, value))[::sign]
-        chance = 0.5 if "auc" in name else reference if "interval" in measure else bound
-        words = f"{label} {value:.4f} (at {side} {bound:.4f})"
-        if sign * value > sign * bound:
-            (unmet if sign * (near_end - chance) > 0 else unclear).append(words)
-        elif sign * (far_end - bound) > UNCLEAR:
-            unclear.append(f"{label} {value:.4f}, but perhaps {far_end:.4f}")
-        elif name in ATTACKS and far_end < 0.5 - UNCLEAR:
-            unclear.append(f"{label} {value:.4f}: others look more like members; are the training samples right?")
-        else:
-            met.append(words)
-    if unmet:
-        return {"ok": False, "words": "no: " + "; ".join(unmet)}
-    if unclear:
-        return {"ok": None, "words": "cannot be told: " + "; ".join(dict.fromkeys(unclear))}
-    unseen = "; it may have been trained on the test samples, since its training samples are not known" * bool(hidden)
-    return {"ok": True, "words": "yes: " + "; ".join(met) + unseen}
-
-
-def judge(trial: Trial, seed: int) -> tuple[dict[str, Any], Evidence]:
-    """Answer the three questions; return the report, less its manifest, and what it rests on."""
-    evidence = Evidence.gather(trial, seed)
-    report: dict[str, Any] = {
-        "looks_real": looks_real(evidence.even),
-        "behaves_real": behaves_real(trial, evidence.even, evidence.predicted),
-        "is_private": is_private(trial, evidence, stream(seed, "report records")),
-    }
-    report["verdicts"] = {question: verdict_on(question, report[question], trial.hidden) for question in MEASURES}
-    return report | {"by_type": by_type(trial, evidence)}, evidence
-
-
-def cells(measure: Measure) -> str:
-    """Format a measure: value, reference and, where it has one, interval."""
-    if measure["value"] is None:
-        return f"{'-':>9s} {'-':>9s}"
-    figures = " ".join(
-        f"{'-':>9s}" if measure[name] is None else f"{measure[name]:9.4f}" for name in ("value", "reference")
-    )
-    return figures + ("  {:.3f}..{:.3f}".format(*measure["interval"]) if "interval" in measure else "")
-
-
-def say_report(report: dict[str, Any], trial: Trial, origin: str) -> None:
-    """Print a report: every measure beside its reference, the worst types, and the verdicts.
-
-    origin says where the synthetic samples are from.
-    """
-    train, test, synthetic = (len(labels) for labels in trial.labels)
-    say(f"\nIs it real? Is it private? {synthetic} synthetic, {train} training and {test} test samples")
-    say(f"(synthetic: {origin}; real: the same of real samples)")
-    for question, labels in MEASURES.items():
-        say(f"{QUESTIONS[question]:42s} {'synthetic':>9s} {'real':>9s}")
-        reasons = dict.fromkeys(measure["why"] for measure in report[question].values() if measure["value"] is None)
-        for name, label in labels.items():
-            say(f"  {label:40s} {cells(report[question][name])}")
-        for why in reasons:
-            say(textwrap.fill(f"- {why}", 80, initial_indent="  ", subsequent_indent="    "))
-    say(f"{'Worst types, synthetic/real':34s} {'KS distance':>13s} {'recall':>13s} {'attack AUC':>13s}")
-    for entry in report["by_type"][:WORST_TYPES]:
-        pairs = (entry[name] for name in ("ks_median", "tstr_recall", "attack_auc"))
-        figures = (
-            "/".join("-" if one.get(key) is None else f"{one[key]:.3f}" for key in ("value", "reference"))
-            for one in pairs
-        )
-        say(f"  {shorten(entry['type'], 32):32s} " + " ".join(f"{figure:>13s}" for figure in figures))
-    for question, verdict in report["verdicts"].items():
-        words = f"{QUESTIONS[question]}: {verdict['words']}"
-        say(textwrap.fill(words, 80, subsequent_indent="  ", break_on_hyphens=False))
-
-
-# ---- files out: synthetic tables, models, figure and results ------------------------------------------------------
-
-
-@contextlib.contextmanager
-def text_writer(path: Path, name: str, synthesiser: Synthesiser, rows: int) -> Iterator[Callable]:
-    """Write delimited text: floats as the shortest that reads back as the same float32, missing as nothing."""
-    from pyarrow.csv import WriteOptions, write_csv
-
-    separator = "," if name.endswith((".csv", ".csv.gz")) else "\t"
-    quoted = any(set(name) & set('"\r\n,\t') for name in synthesiser.types)  # Arrow quotes every word or none
-    options = WriteOptions(include_header=False, delimiter=separator, quoting_style="needed" if quoted else "none")
-    with gzip.open(path, "wb", compresslevel=1) if name.endswith(".gz") else open(path, "wb") as file:
-        header = io.StringIO()
-        csv.writer(header, delimiter=separator, lineterminator="\n").writerow(["Sample", "type", *synthesiser.genes])
-        file.write(header.getvalue().encode())
-        yield lambda ids, types, block: write_csv(
-            arrow_table(synthesiser, ids, types, np.ascontiguousarray(block.T)), file, options
-        )
-
-
-@contextlib.contextmanager
-def parquet_writer(path: Path, name: str, synthesiser: Synthesiser, rows: int) -> Iterator[Callable]:
-    """Write parquet, compressed by snappy; a row group is ROW_GROUP rows, each of which costs the footer."""
-    import pyarrow as pa
-    from pyarrow.parquet import ParquetWriter
-
-    genes = synthesiser.genes.tolist()
-    schema = pa.schema([("Sample", pa.string()), ("type", pa.string()), *((gene, pa.float32()) for gene in genes)])
-    layout = {"compression": "snappy", "use_dictionary": ["type"]}
-    with ParquetWriter(path, schema, write_statistics=False, **layout) as writer:
-        columns = np.empty((len(genes), ROW_GROUP), np.float32)  # filled block by block: Arrow is slow on short columns
-        names: list[tuple[np.ndarray, np.ndarray]] = []
-        used = 0
-
-        def flush() -> None:
-            nonlocal used
-            if used:
-                ids, types = (np.concatenate(parts) for parts in zip(*names, strict=True))
-                writer.write_table(arrow_table(synthesiser, ids, types, columns[:, :used]), row_group_size=ROW_GROUP)
-            names.clear()
-            used = 0
-
-        def write(ids: np.ndarray, types: np.ndarray, block: np.ndarray) -> None:
-            nonlocal used
-            columns[:, used : used + len(block)] = block.T
-            names.append((ids, types))
-            used += len(block)
-            if used + BLOCK > ROW_GROUP:
-                flush()
-
-        yield write
-        flush()
-
-
-@contextlib.contextmanager
-def h5ad_writer(path: Path, name: str, synthesiser: Synthesiser, rows: int) -> Iterator[Callable]:
-    """Write AnnData's layout on disk, X block after block."""
-    import h5py
-    import pandas as pd
-    from anndata.io import write_elem
-
-    genes = len(synthesiser.genes)
-    if hasattr(os, "posix_fallocate"):  # HDF5 can crash on a full disk: find out by other means
-        with open(path, "wb") as file:
-            os.posix_fallocate(file.fileno(), 0, rows * (4 * genes + 64) + 2**20)
-    with h5py.File(path, "w") as file:
-        file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        matrix = file.create_dataset("X", (rows, genes), np.float32)
-        matrix.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-        write_elem(file, "var", pd.DataFrame(index=synthesiser.genes.astype(object)))
-        names: list[str] = []
-        labels: list[str] = []
-
-        def write(ids: np.ndarray, types: np.ndarray, block: np.ndarray) -> None:
-            matrix[len(names) : len(names) + len(block)] = block
-            names.extend(ids)
-            labels.extend(types)
-
-        yield write
-        kinds = pd.Categorical(np.array(labels, dtype=object), sorted(synthesiser.types.tolist()))
-        write_elem(file, "obs", pd.DataFrame({"type": kinds}, index=pd.Index(names, dtype=object)))
-
-
-WRITERS = {
-    **dict.fromkeys((".tsv", ".csv", ".tsv.gz", ".csv.gz"), text_writer),
-    ".parquet": parquet_writer,
-    ".h5ad": h5ad_writer,
-}
+    counts: np.ndarray
+    trained_on: str = ""
+    likelihoods: np.ndarray | None = None
+    privacy: dict[str, Any] | None = None
+
+    def draw(
+        self, labels: np.ndarray, seed: int, purpose: str, temperature: float = 1.0, blocks: range | None = None
+    ) -> Iterator[np.ndarray]:
+        """Yield synthetic samples of the given type codes in the input's units, in blocks (at most BLOCK, all genes).
+
+        Each block has a random stream of its own, so that blocks can be drawn side by side, or elsewhere (blocks says
+        which, all by default), and the first samples do not depend on how many follow. Samples for one purpose are
+        independent of those for another.
+        """
+        counted = self.preprocessing.transform == "cpm" and self.preprocessing.whole
+        counting = CountNoise.of(self.preprocessing) if counted else None
+        location_scale = self.model.location_scale(temperature, counting)
+
+        def draw_block(number: int) -> np.ndarray:
+            y = labels[number * BLOCK : (number + 1) * BLOCK]
+            rng = stream(seed, f"{purpose} rows", number)
+            return self.preprocessing.restore(self.model.draw(y, rng, location_scale), y, rng)
+
+        room = max(2, DRAWN_AHEAD // (4 * BLOCK * len(self.genes)))
+        threads = min(2 * CORES, room)  # while one waits for the decoder another draws noise
+        ahead = min(threads + ROW_GROUP // BLOCK, room)  # so that none rests while a row group is written
+        with ThreadPoolExecutor(threads) as pool:
+            waiting: deque = deque()
+            for number in shard_blocks(len(labels)) if blocks is None else blocks:
+                waiting.append(pool.submit(draw_block, number))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def samples_after(
+        self, real: Samples, scale: Preprocessing, labels: np.ndarray, seed: int, purpose: str, temperature: float = 1.0
+    ) -> Samples:
+        """Return the real samples and then synthetic ones of the given type codes, read back on the same scale.
+
+        They come in one array that is filled block by block and that training can share: there may be no room for
+        another.
+        """
+        x = aligned_array(len(real) + len(labels), real.x.shape[1])
+        x[: len(real)] = real.x
+        for number, block in enumerate(self.draw(labels, seed, purpose, temperature)):
+            start = len(real) + number * BLOCK
+            x[start : start + len(block)] = scale.standardise(block)
+        return Samples(x, np.concatenate([real.y, labels]).astype(np.int32))
 
 
 def sample_ids(start: int, end: int) -> np.ndarray:
-    """Return the ids of the synthetic rows from start to before end."""
+    """Return the ids of the synthetic samples from start to before end."""
     return np.array([f"synthetic_{number:06d}" for number in range(start + 1, end + 1)], dtype=object)
 
 
-def arrow_table(synthesiser: Synthesiser, ids: np.ndarray, types: np.ndarray, columns: np.ndarray) -> Any:
-    """Return rows, given as columns (all genes, rows), as an Arrow table; what was never measured is missing."""
-    import pyarrow as pa
+class TableWriter:
+    """Writes blocks of samples (rows, all genes) with their ids and types to a file of one format."""
 
-    missing = np.isnan(synthesiser.preprocessing.constant) & ~synthesiser.preprocessing.kept
-    genes = [pa.array(column, from_pandas=bool(gap)) for column, gap in zip(columns, missing, strict=True)]
-    return pa.Table.from_arrays([pa.array(ids), pa.array(types), *genes], ["Sample", "type", *synthesiser.genes])
+    def __init__(self, path: Path, name: str, sampler: Sampler, rows: int) -> None:
+        self.genes, self.types = sampler.genes, sampler.types
+        # what was never measured is missing; a value that a gene is constant at is not
+        self.unmeasured = np.isnan(sampler.preprocessing.constant) & ~sampler.preprocessing.kept
+        self.open(path, name, rows)
+
+    def open(self, path: Path, name: str, rows: int) -> None:
+        """Open path, which stands for a file called name, for that many rows."""
+        raise NotImplementedError
+
+    def write(self, ids: np.ndarray, types: np.ndarray, block: np.ndarray) -> None:
+        """Write a block of rows after the others."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Write what is left once all rows are there."""
+
+    def close(self) -> None:
+        """Close the file, finished or not."""
+        self.file.close()
+
+    def arrow_table(self, ids: np.ndarray, types: np.ndarray, columns: np.ndarray) -> pyarrow.Table:
+        """Return rows, given as columns (all genes, rows), as an Arrow table."""
+        pairs = zip(columns, self.unmeasured, strict=True)
+        genes = [pyarrow.array(column, from_pandas=bool(unmeasured)) for column, unmeasured in pairs]
+        arrays = [pyarrow.array(ids), pyarrow.array(types), *genes]
+        return pyarrow.Table.from_arrays(arrays, ["Sample", "type", *self.genes])
 
 
-def check_genes(path: Path, genes: np.ndarray) -> None:
-    """Find out whether a synthetic table with these genes would read back as one.
+class TextWriter(TableWriter):
+    """Writes delimited text: floats as the shortest that reads back as the same float32, missing as nothing."""
 
-    Raises
-    ------
-    RnagenError
-        A gene has the name of a column that is no gene, which only .h5ad keeps apart.
-    """
+    def open(self, path: Path, name: str, rows: int) -> None:
+        separator = "," if name.endswith((".csv", ".csv.gz")) else "\t"
+        quoted = any(set(label) & set('"\r\n,\t') for label in self.types)  # Arrow quotes every word or none
+        self.options = pyarrow.csv.WriteOptions(
+            include_header=False, delimiter=separator, quoting_style="needed" if quoted else "none"
+        )
+        opener = functools.partial(gzip.open, compresslevel=1) if name.endswith(".gz") else open
+        self.file = opener(path, "wb")
+        header = io.StringIO()
+        csv.writer(header, delimiter=separator, lineterminator="\n").writerow(["Sample", "type", *self.genes])
+        self.file.write(header.getvalue().encode())
+
+    def write(self, ids: np.ndarray, types: np.ndarray, block: np.ndarray) -> None:
+        table = self.arrow_table(ids, types, np.ascontiguousarray(block.T))
+        pyarrow.csv.write_csv(table, self.file, self.options)
+
+
+class ParquetWriter(TableWriter):
+    """Writes parquet, compressed by snappy; a row group is ROW_GROUP rows, each of which costs the footer."""
+
+    def open(self, path: Path, name: str, rows: int) -> None:
+        columns = [("Sample", pyarrow.string()), ("type", pyarrow.string())]
+        columns += [(gene, pyarrow.float32()) for gene in self.genes.tolist()]
+        self.file = pyarrow.parquet.ParquetWriter(
+            path, pyarrow.schema(columns), compression="snappy", use_dictionary=["type"], write_statistics=False
+        )
+        self.columns = np.empty((len(self.genes), ROW_GROUP), np.float32)  # Arrow is slow on short columns
+        self.names: list[tuple[np.ndarray, np.ndarray]] = []
+        self.used = 0
+
+    def write(self, ids: np.ndarray, types: np.ndarray, block: np.ndarray) -> None:
+        self.columns[:, self.used : self.used + len(block)] = block.T
+        self.names.append((ids, types))
+        self.used += len(block)
+        if self.used + BLOCK > ROW_GROUP:
+            self.finish()
+
+    def finish(self) -> None:
+        if self.used:
+            ids, types = (np.concatenate(parts) for parts in zip(*self.names, strict=True))
+            table = self.arrow_table(ids, types, self.columns[:, : self.used])
+            self.file.write_table(table, row_group_size=ROW_GROUP)
+        self.names, self.used = [], 0
+
+
+class H5adWriter(TableWriter):
+    """Writes AnnData's layout on disk, X block after block."""
+
+    def open(self, path: Path, name: str, rows: int) -> None:
+        genes = len(self.genes)
+        if hasattr(os, "posix_fallocate"):  # HDF5 can crash on a full disk: find out by other means
+            with open(path, "wb") as file:
+                os.posix_fallocate(file.fileno(), 0, rows * (4 * genes + 64) + 2**20)
+        self.file = h5py.File(path, "w")
+        self.file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        self.matrix = self.file.create_dataset("X", (rows, genes), np.float32)
+        self.matrix.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        anndata.io.write_elem(self.file, "var", pd.DataFrame(index=self.genes.astype(object)))
+        self.names: list[str] = []
+        self.labels: list[str] = []
+
+    def write(self, ids: np.ndarray, types: np.ndarray, block: np.ndarray) -> None:
+        self.matrix[len(self.names) : len(self.names) + len(block)] = block
+        self.names.extend(ids)
+        self.labels.extend(types)
+
+    def finish(self) -> None:
+        categories = pd.Categorical(np.array(self.labels, dtype=object), sorted(self.types.tolist()))
+        obs = pd.DataFrame({"type": categories}, index=pd.Index(self.names, dtype=object))
+        anndata.io.write_elem(self.file, "obs", obs)
+
+
+WRITERS = {
+    **dict.fromkeys((".tsv", ".csv", ".tsv.gz", ".csv.gz"), TextWriter),
+    ".parquet": ParquetWriter,
+    ".h5ad": H5adWriter,
+}
+
+
+def check_gene_names(path: Path, genes: np.ndarray) -> None:
+    """Find out whether a synthetic table with these genes would read back as one: only .h5ad keeps columns apart."""
     taken = sorted({"Sample", "Cancer_type_id", *ANNOTATION} & set(genes.tolist()))
     if taken and path.suffix != ".h5ad":
         raise RnagenError(f"--output {path}: a gene is named {taken[0]!r}, like a column that is none; write an .h5ad")
@@ -3482,103 +3286,81 @@ def check_genes(path: Path, genes: np.ndarray) -> None:
 
 def write_samples(
     path: Path,
-    synthesiser: Synthesiser,
+    sampler: Sampler,
     labels: np.ndarray,
     temperature: float,
     seed: int,
     shard: tuple[int, int] = (1, 1),
+    report: Listener = ignore,
 ) -> dict[str, Any]:
-    """Draw a synthetic sample for each type index and write it to path, block after block, whole or not at all.
+    """Draw a synthetic sample for each type code and write it to path, block after block, whole or not at all.
 
-    Of several shards only the one is drawn, with the ids and values that its rows have in the whole.
+    Of several shards only the one is drawn, with the ids and values that its samples have in the whole.
 
     Returns the entry in the results.
     """
-    from tqdm import tqdm
-
     start = time.perf_counter()
-    writer = next(writer for suffix, writer in WRITERS.items() if path.name.endswith(suffix))
-    blocks = blocks_of(len(labels), *shard)
+    writer_class = next(writer for suffix, writer in WRITERS.items() if path.name.endswith(suffix))
+    blocks = shard_blocks(len(labels), *shard)
     first, last = (min(block * BLOCK, len(labels)) for block in (blocks.start, blocks.stop))
-    with (
-        replacing(path) as beside,
-        writer(beside, path.name, synthesiser, last - first) as write,
-        tqdm(total=last - first, unit="sample", leave=False, disable=not sys.stderr.isatty()) as bar,
-    ):
+    with replacing(path) as beside, contextlib.closing(writer_class(beside, path.name, sampler, last - first)) as out:
         done = first
-        for block in synthesiser.draw(labels, seed, "output", temperature, blocks):
+        for block in sampler.draw(labels, seed, "output", temperature, blocks):
             end = done + len(block)
-            write(sample_ids(done, end), synthesiser.types[labels[done:end]].astype(object), block)
-            bar.update(len(block))
+            out.write(sample_ids(done, end), sampler.types[labels[done:end]].astype(object), block)
+            report(Progress(len(block), last - first))
             done = end
+        out.finish()
     seconds = time.perf_counter() - start
-    hot = f" at temperature {temperature:g}" * (temperature != 1)
-    part = f" (part {shard[0]} of {shard[1]} of {len(labels)})" * (shard[1] > 1)
-    say(
-        f"\nWrote {last - first} synthetic samples{part} of {len(synthesiser.genes)} genes{hot} to {path} in "
-        f"{seconds:.3f} seconds"
-    )
     entry = {"path": str(path), "n": last - first, "temperature": temperature, "seconds": seconds}
-    return entry | ({"shard": list(shard), "first": first + 1} if shard[1] > 1 else {})
+    return entry | ({"shard": list(shard), "first": first + 1, "of": len(labels)} if shard[1] > 1 else {})
 
 
-def save_model(path: Path, synthesiser: Synthesiser) -> None:
+def save_model(path: Path, sampler: Sampler) -> None:
     """Write a generator to path as plain tensors and JSON (safetensors), whole or not at all."""
-    from safetensors.numpy import save
-
-    model, fitted = synthesiser.model, synthesiser.preprocessing
-    weights = model.copy_weights() if isinstance(model, Autoencoder) else []
+    model, fitted = sampler.model, sampler.preprocessing
+    weights = model.copy_weights() if isinstance(model, CVAE) else []
     tensors = {f"weight_{number:02d}": weight for number, weight in enumerate(weights)}
-    tensors |= {name: getattr(model, name) for name in MODEL_TENSORS}
-    tensors |= dict(zip(MOMENT_TENSORS, model.moments, strict=True))
+    tensors |= {f"factor_{name}": getattr(model.factors, name) for name in FACTOR_SHAPES}
+    tensors |= {name: getattr(model, name) for name in DRAWN_SHAPES}
+    tensors["likelihoods"] = np.zeros(0, np.float32) if sampler.likelihoods is None else sampler.likelihoods
     tensors |= {name: getattr(fitted, name) for name in SCALE_TENSORS}
     tensors["constant"] = fitted.constant.astype(np.float32)
-    tensors |= {"kept": fitted.kept.astype(np.uint8), "counts": synthesiser.counts.astype(np.int64)}
+    tensors["log_depth"] = fitted.log_depth
+    tensors |= {"kept": fitted.kept.astype(np.uint8), "counts": sampler.counts.astype(np.int64)}
     settings = {
         "format": MODEL_FORMAT,
         "rnagen": __version__,
         "model": model.kind,
         "latent_dim": model.latent_dim,
-        "recommended": synthesiser.recommended,
-        "trained_on": synthesiser.trained_on,
-        "genes": synthesiser.genes.tolist(),
-        "types": synthesiser.types.tolist(),
-        "log2": fitted.log2,
+        "trained_on": sampler.trained_on,
+        "privacy": sampler.privacy,
+        "genes": sampler.genes.tolist(),
+        "types": sampler.types.tolist(),
+        "transform": fitted.transform,
         "whole": fitted.whole,
         "floor": fitted.floor if math.isfinite(fitted.floor) else None,
     }
+    named = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     with replacing(path) as beside:
-        named = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-        beside.write_bytes(save(named, {"rnagen": json.dumps(settings)}))
-    note(
-        f"{path} carries the mean, range and number of the training samples of each type; share it only where you "
-        f"would share those"
-    )
+        beside.write_bytes(safetensors.numpy.save(named, {"rnagen": json.dumps(settings)}))
 
 
-def load_model(path: Path) -> Synthesiser:
-    """Read a generator that save_model wrote, believing nothing of what the file says.
-
-    Raises
-    ------
-    RnagenError
-        The file is missing, no model file, of a newer format, or its parts do not fit together.
-    """
-    from safetensors import SafetensorError, safe_open
-
+def load_model(path: Path) -> Sampler:
+    """Read a generator that save_model wrote, believing nothing of what the file says."""
     if not path.is_file():
         raise RnagenError(f"--load_model {path}: no such file")
     try:
-        with safe_open(path, "numpy") as file:
+        with safetensors.safe_open(path, "numpy") as file:
             settings = json.loads((file.metadata() or {}).get("rnagen", "null"))
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
         if not isinstance(settings, dict):
-            raise ValueError("it is not of rnagen")
+            raise ValueError("it was not written by rnagen")
         if settings["format"] != MODEL_FORMAT:
             raise ValueError(f"format {settings['format']!r}, and this rnagen {__version__} reads {MODEL_FORMAT}")
-        return rebuild(settings, tensors)
+        return rebuild_sampler(settings, tensors)
     except (
-        SafetensorError,
+        safetensors.SafetensorError,
         OSError,
         ValueError,
         TypeError,
@@ -3594,13 +3376,7 @@ def load_model(path: Path) -> Synthesiser:
 
 
 def check_settings(settings: dict[str, Any]) -> None:
-    """Check that a model file's settings are of the right kind.
-
-    Raises
-    ------
-    ValueError, TypeError, KeyError
-        One is missing or is not.
-    """
+    """Raise ValueError, TypeError or KeyError unless a model file's settings are all there and of the right kind."""
     for name in ("genes", "types"):
         if not isinstance(settings[name], list) or not all(isinstance(one, str) for one in settings[name]):
             raise ValueError(f"{name} is no list of names")
@@ -3609,294 +3385,2212 @@ def check_settings(settings: dict[str, Any]) -> None:
         if "\0" in "".join(settings[name]).encode().decode():  # encode: half a surrogate pair is a ValueError
             raise ValueError(f"{name} hold a null character")
     latent_dim, floor = settings["latent_dim"], settings["floor"]
-    if settings["model"] not in MODEL_NAMES or type(latent_dim) is not int or not 1 <= latent_dim <= LARGEST_LATENT:
+    if settings["model"] not in MODEL_NAMES or type(latent_dim) is not int or not 1 <= latent_dim <= MAX_LATENT:
         raise ValueError(f"model {settings['model']!r} with latent_dim {latent_dim!r}")
     if floor is not None and not (type(floor) in (int, float) and math.isfinite(floor)):
         raise ValueError(f"floor {floor!r}")
-    if {type(settings["log2"]), type(settings["whole"])} != {bool}:
-        raise ValueError("log2 or whole is neither true nor false")
-    n_samples, heat = settings["recommended"]
-    if not (n_samples is None or (type(n_samples) is int and 0 <= n_samples <= 10**9)) or not (
-        heat is None or (type(heat) in (int, float) and TEMPERATURES[0] <= heat <= TEMPERATURES[1])
-    ):
-        raise ValueError(f"recommended {settings['recommended']!r}")
+    if settings["transform"] not in TRANSFORMS or type(settings["whole"]) is not bool:
+        raise ValueError(f"transform {settings['transform']!r} with whole {settings['whole']!r}")
     if not re.fullmatch("([0-9a-f]{64})?", settings["trained_on"]):
         raise ValueError("trained_on is no fingerprint")
+    if settings["privacy"] is not None:
+        Privacy(**settings["privacy"])
 
 
-def rebuild(settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Synthesiser:
-    """Make a generator of a model file's settings and tensors, checking every size before it is used.
+@dataclass(frozen=True)
+class TensorFile:
+    """The tensors of a model file, each looked at before it is used."""
 
-    Raises
-    ------
-    ValueError, TypeError, KeyError
-        Something is missing or does not fit.
-    """
+    tensors: dict[str, np.ndarray]
 
-    def tensor(name: str, shape: tuple[int, ...], dtype: str = "float32") -> np.ndarray:
-        found = tensors[name]
+    def get(self, name: str, shape: tuple[int, ...], dtype: str = "float32") -> np.ndarray:
+        """Return the tensor of that name; ValueError unless it is of that shape and dtype, and finite."""
+        found = self.tensors[name]
         if found.shape != shape or found.dtype != dtype:
             raise ValueError(f"{name} is {found.dtype} {found.shape}, not {dtype} {shape}")
         if name != "constant" and not np.isfinite(found).all():
             raise ValueError(f"{name} has values that are no numbers")
         return found
 
+
+def rebuild_sampler(settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Sampler:
+    """Make a sampler of a model file's settings and tensors, checking every size before it is used."""
     check_settings(settings)
+    file = TensorFile(tensors)
     genes, types = np.array(settings["genes"]), np.array(settings["types"])
-    kept = tensor("kept", genes.shape, "uint8").astype(bool)
-    scales = {name: tensor(name, (kept.sum(),)) for name in SCALE_TENSORS}
+    kept = file.get("kept", genes.shape, "uint8").astype(bool)
+    scales = {name: file.get(name, (kept.sum(),)) for name in SCALE_TENSORS}
     if min(scales["sd"].min(initial=1), scales["span"].min(initial=1)) <= 0:
         raise ValueError("sd or span is not above 0")
     preprocessing = Preprocessing(
         kept=kept,
-        constant=tensor("constant", genes.shape),
-        log2=settings["log2"],
+        constant=file.get("constant", genes.shape),
+        transform=settings["transform"],
         whole=settings["whole"],
         floor=-math.inf if settings["floor"] is None else float(settings["floor"]),
+        log_depth=file.get("log_depth", (len(types) * (settings["transform"] == "cpm"), 2)),
         **scales,
     )
-    counts = tensor("counts", types.shape, "int64")
+    counts = file.get("counts", types.shape, "int64")
     if counts.min() < 0 or counts.max() > 10**9:
         raise ValueError("counts are no numbers of samples")
-    model = rebuild_generator(settings["model"], settings["latent_dim"], preprocessing, len(types), tensor)
-    chosen = tuple(settings["recommended"])
-    return Synthesiser(model, preprocessing, genes, types, counts, chosen, settings["trained_on"])
+    model = rebuild_generator(settings["model"], settings["latent_dim"], preprocessing, len(types), file)
+    likelihoods = file.get("likelihoods", (101 * (tensors["likelihoods"].size > 0),))
+    return Sampler(
+        model,
+        preprocessing,
+        genes,
+        types,
+        counts,
+        settings["trained_on"],
+        likelihoods if len(likelihoods) else None,
+        settings["privacy"],
+    )
 
 
 def rebuild_generator(
-    kind: str, latent_dim: int, preprocessing: Preprocessing, types: int, tensor: Callable[..., np.ndarray]
+    kind: str, latent_dim: int, preprocessing: Preprocessing, types: int, file: TensorFile
 ) -> Generator:
-    """Make a generator of the tensors of a model file, which tensor(name, shape) returns once their size is checked."""
-    genes = int(preprocessing.kept.sum())
-    root = (types, latent_dim, latent_dim)
-    shapes = ((types, genes), (latent_dim, genes), (genes,), root, (types,), (types, latent_dim))
-    *parts, latent_mean = (tensor(name, shape) for name, shape in zip(MODEL_TENSORS, shapes, strict=True))
-    factors = Factors(*parts, pooled_rows=None)
-    if min(factors.noise.min(), factors.stretch.min(), tensor("drawn_sd", (types, genes)).min()) < LEAST_VARIANCE:
+    """Make a generator of the tensors of a model file."""
+    sizes = {"types": types, "genes": int(preprocessing.kept.sum()), "latent": latent_dim}
+
+    def get(name: str, axes: tuple[str | int, ...]) -> np.ndarray:
+        return file.get(name, tuple(sizes.get(axis, axis) for axis in axes))
+
+    factors = Factors(*(get(f"factor_{name}", axes) for name, axes in FACTOR_SHAPES.items()))
+    drawn = {name: get(name, axes) for name, axes in DRAWN_SHAPES.items()}
+    spreads = (factors.noise, factors.mean_error, factors.type_sd, drawn["drawn_sd"])
+    if min(spread.min() for spread in spreads) < MIN_VARIANCE or not 0 <= min(factors.radius_sd) <= 1:
         raise ValueError("a spread is not above 0")
     if kind == "gaussian":
         model = Generator(kind, factors, preprocessing.lowest)
     else:
-        load_tensorflow()
-        model = Autoencoder(kind, factors, preprocessing.lowest, preprocessing.unit, types, stream(0, "unused"))
+        start_tensorflow()
+        unused = stream(0, "weights that are replaced")
+        model = CVAE(kind, factors, preprocessing.lowest, preprocessing.unit_scale, unused)
         shapes = [tuple(weight.shape) for weight in model.weights]
-        model.assign_weights([tensor(f"weight_{number:02d}", shape) for number, shape in enumerate(shapes)])
-    model.latent_mean = latent_mean
-    model.moments = tuple(tensor(name, (types, genes)) for name in MOMENT_TENSORS)
+        model.assign_weights([file.get(f"weight_{number:02d}", shape) for number, shape in enumerate(shapes)])
+        model.noise = np.exp(model.log_noise.numpy())
+    for name, tensor in drawn.items():
+        setattr(model, name, tensor)
     return model
 
 
-def check_outputs(outputs: Sequence[tuple[str, Path]], inputs: Iterable[Path], kept: Iterable[Path]) -> None:
-    """Find out before any training whether each (flag, path) can be written; those in kept must not exist yet.
+# ---- experiment: arms that differ in their rows alone, several trainings each, scored on the same test samples ----
 
-    Raises
-    ------
-    RnagenError
-        A folder is missing or cannot be written to; a path is a folder or device, an input, another output, or kept.
+PLOT_EPOCHS = 20
+TRAINING_TEMPERATURE = 1.5  # of samples to train on: tests/benchmarks/generator.py
+CONTROL = "copies"  # real samples drawn again, as many and of the same types as the synthetic ones
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """How the classifier is trained, and what it is compared with.
+
+    trainings differ in weights, order and drawn rows; temperature is that of the synthetic samples.
     """
-    taken = {path.resolve(): "an input" for path in inputs}
-    for flag, path in outputs:
-        folder = path.resolve().parent
-        try:
-            if path.exists() and not path.is_file():
-                raise RnagenError(f"{flag} {path}: is a directory or device; name a file")
-            with tempfile.TemporaryFile(dir=folder.parent if flag == "--report" and not folder.exists() else folder):
-                pass
-        except OSError as error:
-            raise RnagenError(f"{flag} {path}: cannot be written ({error.strerror}); name another file") from error
-        if path.resolve() in taken:
-            raise RnagenError(f"{flag} {path}: is {taken[path.resolve()]} of this run too; name another file")
-        taken[path.resolve()] = f"what {flag} writes"
-        if path in kept and path.exists():
-            raise RnagenError(f"{flag} {path}: exists; name another file, or replace it by --overwrite")
+
+    classifier_epochs: int = 2
+    trainings: int = 5
+    temperature: float = TRAINING_TEMPERATURE
+    compare: bool = False
+    plot: bool = False
+
+    @property
+    def scored_epochs(self) -> list[int]:
+        """The epochs after which each training is scored."""
+        return sorted({self.classifier_epochs, *(range(1, PLOT_EPOCHS + 1) if self.plot else ())})
 
 
-def plot_path(given: str, types: int, simulated: bool) -> Path:
-    """Return where the figure goes: the published name in the given folder, or the given file, marked if simulated.
+@dataclass(frozen=True)
+class Started:
+    """Reported when a part of the experiment begins: real, the kind of generator, sampling or augmented."""
 
-    Raises
-    ------
-    RnagenError
-        What is given is neither a folder nor the name of a figure.
+    what: str
+    n_training: int = 0
+    n_synthetic: int = 0
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What the trainings of one arm predicted of the test samples.
+
+    predicted (stops, trainings, test samples) holds type codes at each of the scored steps, losses (stops, trainings)
+    the mean cross-entropies.
     """
-    path = Path(given)
-    if path.is_dir():
-        path /= f"test-accuracy-comparison-{types}-types.png"
-    elif path.suffix not in FIGURE_SUFFIXES:
-        raise RnagenError(f"--plot {path}: is neither a folder nor a name ending in {' '.join(FIGURE_SUFFIXES)}")
-    return path.with_name(f"{path.stem}-simulated{path.suffix}") if simulated else path
+
+    name: str
+    steps: list[int]
+    predicted: np.ndarray
+    losses: np.ndarray
+
+    def at(self, step: int) -> np.ndarray:
+        """Return what was predicted after that many steps (trainings, test samples)."""
+        return self.predicted[self.steps.index(step)]
 
 
-def write_plot(table: list[dict[str, float]], path: Path, title: str) -> Path:
-    """Draw test accuracy against epochs to path, and write the numbers to a .csv beside it, whose path is returned."""
-    from matplotlib.figure import Figure
+@dataclass(frozen=True)
+class Scores:
+    """Mean and sd of a score over trainings, and the score of each."""
 
-    numbers = path.with_suffix(".csv")
-    lines = {  # the published columns, and the control
-        "augmented": ("trained w/ synthetic data", "#b2182b", "o-"),
-        "same_steps": ("same steps w/o synthetic data", "#4d4d4d", "s--"),
-        "real": ("trained w/o synthetic data", "#2166ac", "^:"),
-    }
-    figure = Figure(figsize=(7, 4.6), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    for key, (label, colour, style) in lines.items():
-        epochs = [row["epochs"] for row in table]
-        axes.plot(epochs, [row[key] for row in table], style, color=colour, label=label, ms=4)
-        if f"{key}_low" in table[0]:
-            ends = ([row[f"{key}_{end}"] for row in table] for end in ("low", "high"))
-            axes.fill_between(epochs, *ends, color=colour, alpha=0.15, linewidth=0)
-    axes.set(xlabel="Epochs (same steps: as many steps as with synthetic data)", ylabel="Test accuracy")
-    axes.set_xlim(0.5, len(table) + 0.5)
-    axes.set_title(title, parse_math=False)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    mean: float
+    sd: float | None
+    values: list[float]
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Scores:
+        """Summarise the scores of several trainings; one has no sd."""
+        sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return cls(float(np.mean(values)), sd, [float(value) for value in values])
+
+
+class ArmTrainer:
+    """Trains the classifier several times on the rows of each arm, as many at once as there are cores.
+
+    All arms start from the same weights and see batches in the same order, training by training, so that only their
+    rows differ. A graph serves one training after another, since making it takes as long as hundreds of steps.
+    """
+
+    def __init__(self, dataset: Dataset, trainings: int, seed: int, workers: Workers) -> None:
+        self.dataset, self.trainings, self.seed = dataset, trainings, seed
+        self.test = shared_tensor(dataset.test.x)
+        self.alone = workers.strategy is not None
+        at_once = 1 if self.alone else min(trainings, CORES)
+        self.idle: queue.SimpleQueue[Trainer] = queue.SimpleQueue()
+        for _ in range(at_once):
+            network = Classifier(
+                len(dataset.types), dataset.preprocessing.unit_scale, stream(seed, "classifier weights")
+            )
+            genes = dataset.train.x.shape[1]
+            self.idle.put(Trainer(network, genes, CLASSIFIER_BATCH, CLASSIFIER_RATE, workers))
+        self.pool = ThreadPoolExecutor(at_once)
+
+    def start(
+        self,
+        name: str,
+        draw_rows: Callable[[int], Samples],
+        epochs: Sequence[int],
+        shown_epochs: int = 0,
+        more_steps: Sequence[int] = (),
+        report: Listener = ignore,
+    ) -> Callable[[], Arm]:
+        """Begin to train on what draw_rows gives for each training; return what waits for the arm.
+
+        It is scored after these epochs and after more_steps. The first shown_epochs of the first training are reported.
+        """
+
+        def train(number: int) -> tuple[list[int], np.ndarray, np.ndarray]:
+            trainer = self.idle.get()
+            try:
+                trainer.start(
+                    draw_rows(number),
+                    initial_weights(trainer.network.network, stream(self.seed, "classifier weights", number)),
+                    stream(self.seed, "classifier order", number),
+                    n_real=len(self.dataset.train),
+                )
+                steps = sorted({*more_steps, *(epoch * trainer.steps_per_epoch for epoch in epochs)})
+                return steps, *self._train(trainer, steps, shown_epochs if number == 0 else 0, report)
+            finally:
+                self.idle.put(trainer)
+
+        found = self.pool.map(train, range(self.trainings))
+        if self.alone:
+            found = list(found)  # several workers must sum in the same order
+
+        def wait() -> Arm:
+            steps, predicted, losses = zip(*found, strict=True)
+            return Arm(name, steps[0], np.swapaxes(predicted, 0, 1), np.swapaxes(losses, 0, 1))
+
+        return wait
+
+    def _train(
+        self, trainer: Trainer, steps: list[int], shown_epochs: int, report: Listener
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Train once; return the predicted codes (stops, test samples) and the mean losses (stops,) at those steps."""
+        y, per_epoch = self.dataset.test.y, trainer.steps_per_epoch
+        shown = [epoch * per_epoch for epoch in range(1, shown_epochs + 1)]
+        predicted, losses = [], []
+        for stop in sorted({*steps, *shown}):
+            metrics = trainer.advance(stop - trainer.steps)
+            if stop in shown:
+                validated = trainer.network.evaluate(self.dataset.monitored, stream(self.seed, "evaluation"))
+                metrics |= {f"val_{name}": value for name, value in validated.items()}
+                report(Progress(per_epoch, shown[-1], stop // per_epoch, shown_epochs, metrics))
+            if stop in steps:
+                probabilities = trainer.network.predict_proba(self.test)
+                predicted.append(probabilities.argmax(1).astype(np.int16))
+                of_truth = probabilities[np.arange(len(y)), y]
+                losses.append(-np.log(np.maximum(of_truth, np.finfo(np.float32).tiny)).mean())
+        return np.array(predicted), np.array(losses)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How many synthetic samples were drawn, and in how many seconds."""
+
+    n: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return its entry in the results."""
+        return {"n": self.n, "seconds": self.seconds, "samples_per_second": self.n / self.seconds}
+
+
+@dataclass(frozen=True)
+class ArmScores:
+    """How an arm did on the test samples: mean cross-entropy, and accuracy over trainings."""
+
+    name: str
+    loss: float
+    accuracy: Scores
+
+    @classmethod
+    def of(cls, arm: Arm, step: int, y: np.ndarray) -> ArmScores:
+        """Score an arm after that many steps against the test samples' type codes."""
+        return cls(arm.name, float(arm.losses[arm.steps.index(step)].mean()), Scores.of((arm.at(step) == y).mean(1)))
+
+
+def draw_copies(real: Samples, labels: np.ndarray, rng: np.random.Generator) -> Samples:
+    """Return the real samples and then, for each of the type codes, one of its real samples again."""
+    chosen = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        rows = labels == label
+        chosen[rows] = rng.choice(np.flatnonzero(real.y == label), rows.sum())
+    return real.join(real.take(chosen))
+
+
+def draw_smote(real: Samples, labels: np.ndarray, n_types: int, rng: np.random.Generator) -> Samples:
+    """Return the real samples and then, for each code, a point between neighbours of its type (Chawla et al. 2002).
+
+    Takes at most 5 neighbours, fewer where the smallest type has fewer, and copies types of one sample.
+    """
+    both = draw_copies(real, labels, rng)
+    counts = np.bincount(real.y, minlength=n_types)
+    several = np.flatnonzero(counts > 1)
+    if len(several) < 2:  # SMOTE wants two types
+        return both
+    wanted = np.bincount(labels, minlength=n_types)
+    smote = imblearn.over_sampling.SMOTE(
+        sampling_strategy={int(code): int(counts[code] + wanted[code]) for code in several},
+        k_neighbors=int(min(5, counts[several].min() - 1)),
+        random_state=sklearn_seed(rng),
+    )
+    within = np.isin(real.y, several)
+    x, y = (part[within.sum() :] for part in smote.fit_resample(real.x[within], real.y[within]))
+    synthetic = both.x[len(real) :]
+    for code in several:
+        synthetic[labels == code] = x[y == code]
+    return both
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What one split has shown: the generator, and each arm's predictions of the test samples, if there are any.
+
+    labels are the type codes of the synthetic samples of the first training; steps_per_epoch are those of training on
+    real and synthetic samples together.
+    """
+
+    dataset: Dataset
+    config: ExperimentConfig
+    seed: int
+    trained: TrainedGenerator
+    labels: np.ndarray
+    sampling: Sampling | None = None
+    arms: dict[str, Arm] = field(default_factory=dict)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which the classifier sees as many samples as real and synthetic ones together."""
+        return math.ceil((len(self.dataset.train) + len(self.labels)) / CLASSIFIER_BATCH)
+
+    @property
+    def steps(self) -> int:
+        """Steps that every arm but `real` is trained for."""
+        return self.config.classifier_epochs * self.steps_per_epoch
+
+    @functools.cached_property
+    def sampler(self) -> Sampler:
+        """What draws from the generator."""
+        data, trained = self.dataset, self.trained
+        names = (data.genes, data.types, data.counts())
+        if trained.privacy:  # which a fingerprint of the private samples would break
+            return Sampler(trained.model, trained.preprocessing, *names, privacy=trained.privacy)
+        return Sampler(trained.model, trained.preprocessing, *names, data.trained_on)
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """The C of logistic regressions and the shrinkage of LDA, chosen on inner folds of the samples to train on."""
+        train, groups = self.dataset.train, self.dataset.train_groups[: len(self.dataset.train)]
+        choose = functools.partial(
+            choose_setting, samples=train, groups=groups, types=len(self.dataset.types), seed=self.seed
+        )
+        return {"c": choose(fit_logistic_regression, LOGISTIC_C), "shrinkage": choose(fit_lda, LDA_SHRINKAGE)}
+
+    def predicted(self, arm: str, epochs: int | None = None) -> np.ndarray:
+        """Return what an arm predicted (trainings, test samples) after so many epochs, by default those asked for."""
+        epochs = epochs or self.config.classifier_epochs
+        real = math.ceil(len(self.dataset.train) / CLASSIFIER_BATCH)
+        return self.arms[arm].at(epochs * (real if arm == "real" else self.steps_per_epoch))
+
+    def correct(self, arm: str, epochs: int | None = None) -> np.ndarray:
+        """Return where an arm was right (trainings, test samples)."""
+        return self.predicted(arm, epochs) == self.dataset.test.y
+
+
+def compare_peers(classifiers: ArmTrainer, labels: Sequence[np.ndarray], epochs: int, seed: int) -> list[Arm]:
+    """Train the classifier with what one would use instead of this generator: SMOTE, and a Gaussian of each type."""
+    dataset = classifiers.dataset
+    train, n_types = dataset.train, len(dataset.types)
+    factors = fit_gaussian(train, n_types, None, seed)
+    generator = Generator("gaussian", factors, dataset.preprocessing.lowest)
+    gaussian = Sampler(generator, dataset.preprocessing, dataset.genes, dataset.types, dataset.counts())
+
+    def draw_smote_rows(number: int) -> Samples:
+        return draw_smote(train, labels[number], n_types, stream(seed, "SMOTE", number))
+
+    def draw_gaussian_rows(number: int) -> Samples:
+        return gaussian.samples_after(train, dataset.preprocessing, labels[number], seed, f"gaussian {number}")
+
+    peers = {"SMOTE": draw_smote_rows, "gaussian": draw_gaussian_rows}
+    started = [classifiers.start(name, draw, [epochs]) for name, draw in peers.items()]
+    return [wait() for wait in started]
+
+
+def run_experiment(
+    dataset: Dataset,
+    plan: SamplingPlan,
+    model: ModelConfig,
+    config: ExperimentConfig,
+    seed: int,
+    workers: Workers = ALONE,
+    report: Listener = ignore,
+) -> Experiment:
+    """Train the classifier without synthetic samples, a generator, and the classifier with its samples, and compare.
+
+    Every training draws synthetic samples, and copies for the control, of its own. Reports each part as it begins and
+    each result as it is there.
+    """
+    classifiers = ArmTrainer(dataset, config.trainings, seed, workers)
+    counts, train = dataset.counts(), dataset.train
+    labels = [plan.labels(dataset.types, counts, seed, f"training {n}") for n in range(config.trainings)]
+    per_epoch = math.ceil((len(train) + len(labels[0])) / CLASSIFIER_BATCH)
+    epochs, own_steps = config.classifier_epochs, config.classifier_epochs * math.ceil(len(train) / CLASSIFIER_BATCH)
+    same_steps = [epochs * per_epoch] if config.compare else []
+    shown = {"shown_epochs": epochs, "report": report}
+
+    report(Started("real"))
+    real = classifiers.start("real", lambda number: train, config.scored_epochs, more_steps=same_steps, **shown)()
+    report(ArmScores.of(real, own_steps, dataset.test.y))
+
+    def draw_control(number: int) -> Samples:
+        return draw_copies(train, labels[number], stream(seed, "copies", number))
+
+    control = classifiers.start(CONTROL, draw_control, config.scored_epochs)  # meanwhile, since it needs no generator
+    report(Started(model.kind))
+    trained = train_generator(model, dataset, seed, workers, report)
+    report(trained)
+    experiment = Experiment(dataset, config, seed, trained, labels[0])
+    sampler = experiment.sampler
+
+    def draw_synthetic(number: int) -> Samples:
+        return sampler.samples_after(
+            train, dataset.preprocessing, labels[number], seed, f"training {number}", config.temperature
+        )
+
+    report(Started("sampling", n_synthetic=len(labels[0])))
+    start = time.perf_counter()
+    first = [draw_synthetic(0)]
+    sampling = Sampling(len(labels[0]), time.perf_counter() - start)
+    report(sampling)
+
+    report(Started("augmented", dataset.n_training, len(labels[0])))
+    augmented = classifiers.start(
+        "augmented",
+        lambda number: first.pop() if first and number == 0 else draw_synthetic(number),
+        config.scored_epochs,
+        **shown,
+    )()
+    report(ArmScores.of(augmented, epochs * per_epoch, dataset.test.y))
+
+    arms = [real, augmented, control()]
+    if config.compare:
+        arms += compare_peers(classifiers, labels, epochs, seed)
+    return replace(experiment, sampling=sampling, arms={arm.name: arm for arm in arms})
+
+
+# ---- inference: how sure a gain is, knowing the noise of trainings, of test samples and of splits ----------------
+
+MIN_REPEATS_FOR_P = 5  # fewer splits say too little of their own spread for a p-value
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Mean gain, a fraction (0.03 is 3 points), its 95% interval and two-sided p-value; None where unknown."""
+
+    mean: float
+    interval: tuple[float, float] | None
+    p_value: float | None = None
+
+
+def balanced_weights(y: np.ndarray) -> np.ndarray:
+    """Return the weight of each row (rows,), which sum to 1, in balanced accuracy over the types that occur."""
+    counts = np.bincount(y)
+    return 1 / (np.count_nonzero(counts) * counts[y])
+
+
+def noise_of_samples(gains: np.ndarray, y: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """Return the variance of the mean gain that is due to which samples are tested, and its degrees of freedom.
+
+    gains is (trainings, rows), weights (rows,) sum to 1. Groups of rows are drawn within types, as the split draws
+    them: only what differs between groups of a type is noise. A type of one test group is held against the mean of all.
+    What would differ if trained again is subtracted, since it is in the variance between trainings too. What is left is
+    at least the variance of one group on which the arms differ in one training: few samples may have none by chance.
+    """
+    trainings = len(gains)
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    group_type = y[first]
+    n_groups = np.bincount(group_type, minlength=y.max() + 1)  # of each type
+    type_gain = np.stack([np.bincount(y, gain) / np.maximum(np.bincount(y), 1) for gain in gains])  # (trainings, types)
+    type_gain[:, n_groups < 2] = (gains @ weights)[:, None]
+    deviation = weights * (gains - type_gain[:, y])
+    by_group = np.stack([np.bincount(group, row) for row in deviation])  # (trainings, groups)
+    bessel = np.where(n_groups < 2, 1, n_groups / np.maximum(n_groups - 1, 1))[group_type]
+    mean = by_group.mean(axis=0)
+    variance = bessel @ mean**2
+    retrained = bessel @ ((by_group - mean) ** 2).sum(axis=0) / (trainings * max(trainings - 1, 1))
+    squared_weight = np.bincount(group, weights) ** 2
+    by_type = np.bincount(group_type, squared_weight, minlength=len(n_groups))  # variance, were all groups alike
+    freedom = by_type.sum() ** 2 / (by_type**2 / np.maximum(n_groups - 1, 1)).sum()
+    return max(float(variance - retrained), float(squared_weight.mean()) / trainings**2), float(freedom)
+
+
+def gain_interval(
+    correct: np.ndarray,
+    control: np.ndarray,
+    y: np.ndarray,
+    groups: np.ndarray,
+    balanced: bool = False,
+    trained: bool = True,
+) -> Gain:
+    """Return the mean gain of one arm over another on one split, and the interval that holds the expected gain.
+
+    correct and control are (trainings, test rows), whether an arm was right; training i of both has the same weights
+    and order. An arm without trainings may be (1, rows); trained is False where neither has any. y and groups (rows,)
+    are the test rows' type codes and groups. The gain is in accuracy, or in balanced accuracy.
+
+    Trainings and groups are crossed random effects. Of each the half width is Student's t times the standard error,
+    and the squares add up (Banerjee 1960), which holds at least 95% of normal means however few the trainings are;
+    with Satterthwaite's degrees of freedom it is 87% at two. With one training its noise is unknown: no interval.
+    """
+    gains = np.atleast_2d(correct).astype(float) - np.atleast_2d(control)
+    weights = balanced_weights(y) if balanced else np.full(len(y), 1 / len(y))
+    by_training = gains @ weights
+    mean, trainings = float(by_training.mean()), len(gains)
+    if trained and trainings == 1:
+        return Gain(mean, None)
+    variance, freedom = noise_of_samples(gains, y, groups, weights)
+    squared = scipy.stats.t.ppf(0.975, freedom) ** 2 * variance
+    if trained:
+        squared += scipy.stats.t.ppf(0.975, trainings - 1) ** 2 * by_training.var(ddof=1) / trainings
+    half = math.sqrt(squared)
+    return Gain(mean, (max(mean - half, -1.0), min(mean + half, 1.0)))
+
+
+def between_splits(gains: np.ndarray, test_fraction: float) -> Gain:
+    """Return mean, interval and p-value of the gains (repeats,) found on repeated random splits.
+
+    The splits share samples, so that their gains are correlated, by about test_fraction: Nadeau and Bengio (2003) add
+    n_test / n_train to 1 / repeats. Training samples excluded by a limit per type count as n_train: they are drawn
+    anew. Gains that are all the same, but not 0, have neither interval nor p-value.
+    """
+    repeats, mean = len(gains), float(np.mean(gains))
+    tested = repeats >= MIN_REPEATS_FOR_P
+    if repeats < 2:
+        return Gain(mean, None)
+    if np.ptp(gains) < 1e-9:
+        none = abs(mean) < 1e-9
+        return Gain(mean, (mean, mean) if none else None, 1.0 if none and tested else None)
+    error = math.sqrt((1 / repeats + test_fraction / (1 - test_fraction)) * np.var(gains, ddof=1))
+    half = scipy.stats.t.ppf(0.975, repeats - 1) * error
+    p_value = float(2 * scipy.stats.t.sf(abs(mean) / error, repeats - 1))
+    return Gain(mean, (max(mean - half, -1.0), min(mean + half, 1.0)), p_value if tested else None)
+
+
+# ---- classifiers: strong ones that need no training by steps, and the choice among all on inner folds ------------
+
+MANY_GENES = 1000  # above this, or where genes outnumber rows, classifiers see principal components
+MAX_COMPONENTS = 300
+COMPONENT_ROWS = 1000  # that the components are found on
+LOGISTIC_C = (0.01, 0.1, 1.0)  # to choose from
+LDA_SHRINKAGE = (None, 0.4, 0.8)  # to choose from; None is that of Ledoit and Wolf (2004)
+CLASSIFIER_FOLDS = 3  # of the training groups, to choose these and the best classifier on
+MIN_FIT_PERCENTILE = 1.0  # of likelihood; a sample below it belongs to no type
+
+
+class Predictor(Protocol):
+    """Anything that gives the probability of every type (rows, types) for standardised expression (rows, genes)."""
+
+    def predict(self, x: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class LinearClassifier:
+    """Probabilities softmax(x @ weights + bias); weights is (genes, types), bias (types,), -inf for unseen types."""
+
+    weights: np.ndarray
+    bias: np.ndarray
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Return the probabilities (rows, types) of standardised expression (rows, genes)."""
+        return scipy.special.softmax(x @ self.weights + self.bias, axis=1)
+
+
+@dataclass(frozen=True)
+class BayesRule:
+    """Bayes' rule with equal priors, given the log density (rows, types) of standardised expression (rows, genes)."""
+
+    log_density: Callable[[np.ndarray], np.ndarray]
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Return the probabilities (rows, types) of standardised expression (rows, genes)."""
+        return scipy.special.softmax(self.log_density(x), axis=1)
+
+
+def principal_components(x: np.ndarray) -> np.ndarray | None:
+    """Return the directions (genes, components) that a classifier sees, None where it sees the genes themselves.
+
+    They lose nothing of a ridge penalty's solution where genes outnumber at most MAX_COMPONENTS rows.
+    """
+    rows, genes = x.shape
+    if genes <= min(rows, MANY_GENES):
+        return None
+    x = x[np.linspace(0, rows - 1, min(rows, COMPONENT_ROWS)).astype(int)]
+    x = x - x.mean(axis=0)
+    variances, vectors = np.linalg.eigh(x @ x.T)
+    used = np.flatnonzero(variances > 1e-6 * variances[-1])[-MAX_COMPONENTS:]
+    return x.T @ (vectors[:, used] / np.sqrt(variances[used]))
+
+
+def expand(
+    coefficients: np.ndarray, intercept: np.ndarray, present: np.ndarray, types: int, directions: np.ndarray | None
+) -> LinearClassifier:
+    """Return the classifier over all types and genes, from coefficients (components, present types) and intercept."""
+    if directions is not None:
+        coefficients = directions @ coefficients
+    weights, bias = np.zeros((len(coefficients), types), np.float32), np.full(types, -np.inf, np.float32)
+    weights[:, present], bias[present] = coefficients, intercept
+    return LinearClassifier(weights, bias)
+
+
+def fit_logistic_regression(samples: Samples, types: int, setting: float) -> LinearClassifier:
+    """Fit a multinomial logistic regression in which every type counts alike; setting is C, the inverse penalty."""
+    directions = principal_components(samples.x)
+    x = samples.x if directions is None else samples.x @ directions
+    present = np.unique(samples.y)
+    if len(present) == 1:
+        return expand(np.zeros((x.shape[1], 1)), np.zeros(1), present, types, directions)
+    model = sklearn.linear_model.LogisticRegression(C=setting, class_weight="balanced", max_iter=1000, tol=1e-3)
+    model.fit(x, samples.y)
+    coefficients, intercept = model.coef_.T, model.intercept_
+    if len(present) == 2:  # the second type against the first
+        coefficients, intercept = coefficients * [0, 1], intercept * [0, 1]
+    return expand(coefficients, intercept, present, types, directions)
+
+
+def fit_lda(samples: Samples, types: int, setting: float | None) -> LinearClassifier:
+    """Fit linear discriminant analysis with equal priors; setting is the shrinkage of LDA_SHRINKAGE.
+
+    The covariance within types is the mean of the types', whatever their number of rows, shrunk towards a multiple of
+    the identity; types of one row take that of the others. Where no type has two rows, the nearest mean decides.
+    """
+    directions = principal_components(samples.x)
+    x = samples.x if directions is None else samples.x @ directions
+    present, code, counts = np.unique(samples.y, return_inverse=True, return_counts=True)
+    means = np.stack([x[code == label].mean(axis=0) for label in range(len(present))])
+    several = counts[code] > 1
+    covariance = np.eye(x.shape[1])
+    if several.any():
+        bessel = np.sqrt(several.sum() / ((counts > 1).sum() * np.maximum(counts - 1, 1)))
+        residuals = (x - means[code])[several] * bessel[code[several], None]
+        shrinkage = sklearn.covariance.ledoit_wolf_shrinkage(residuals, True) if setting is None else setting
+        shrinkage = max(shrinkage, MIN_VARIANCE)  # so that it can be inverted
+        covariance = residuals.T @ residuals / len(residuals)
+        scale = max(np.trace(covariance) / len(covariance), 1e-12)
+        covariance = (1 - shrinkage) * covariance + shrinkage * scale * np.eye(len(covariance))
+    coefficients = np.linalg.solve(covariance, means.T)  # (components, types)
+    return expand(coefficients, -(means.T * coefficients).sum(axis=0) / 2, present, types, directions)
+
+
+def choose_best_on_inner_folds(
+    candidates: dict[Any, Callable[[Any], Predictor]],
+    samples: Samples,
+    groups: np.ndarray,
+    seed: int,
+    make_rows: Callable[[Samples, np.ndarray], Any] = lambda samples, groups: samples,
+) -> dict[Any, float]:
+    """Return the balanced accuracy of each candidate on held-out training samples, the best first.
+
+    make_rows turns the training part of a fold, and its groups, into what candidates are fitted to: what draws
+    synthetic rows fits its generator there. Types of one group are always in that part, and not scored. Without
+    anything to score, all are nan and in the order given.
+    """
+    y = samples.y
+    fold = inner_folds(y, groups, CLASSIFIER_FOLDS, stream(seed, "classifier folds"))
+    for label in np.unique(y):
+        if len(np.unique(groups[y == label])) == 1:
+            fold[y == label] = -1
+    held_out = fold >= 0
+    if not held_out.any() or (fold == fold[0]).all():
+        return dict.fromkeys(candidates, math.nan)
+    correct = {name: np.zeros(len(y), bool) for name in candidates}
+    for number in np.unique(fold[held_out]):
+        unseen = fold == number
+        rows = make_rows(samples.take(~unseen), groups[~unseen])
+        for name, fit_candidate in candidates.items():
+            correct[name][unseen] = fit_candidate(rows).predict(samples.x[unseen]).argmax(axis=1) == y[unseen]
+    weights = balanced_weights(y[held_out])
+    scores = {name: float(right[held_out] @ weights) for name, right in correct.items()}
+    return dict(sorted(scores.items(), key=lambda item: -item[1]))
+
+
+def choose_setting(
+    fit: Callable[..., Predictor], settings: Sequence[Any], samples: Samples, groups: np.ndarray, types: int, seed: int
+) -> Any:
+    """Return the setting (of LOGISTIC_C or LDA_SHRINKAGE) with which a fit does best on inner folds."""
+    candidates = {setting: functools.partial(fit, types=types, setting=setting) for setting in settings}
+    return next(iter(choose_best_on_inner_folds(candidates, samples, groups, seed)))
+
+
+def fit_percentile(log_likelihood: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    """Return the percentile (samples,) of log-likelihoods among those of held-out training samples.
+
+    Both are under the density of the type that is predicted. Below the lowest tenth, which may be too few samples to
+    count, the tail is exponential (Pickands 1975).
+    """
+    held_out = np.sort(held_out)
+    percentile = 100 * np.searchsorted(held_out, log_likelihood, side="right") / (len(held_out) + 1)
+    tail = min(max(len(held_out) // 10, 5), len(held_out) - 1)
+    if tail < 1:
+        return percentile
+    threshold = held_out[tail]
+    scale = max(float(np.mean(threshold - held_out[:tail])), 1e-9)
+    in_tail = 100 * tail / len(held_out) * np.exp(np.minimum(log_likelihood - threshold, 0) / scale)
+    return np.where(log_likelihood < threshold, in_tail, percentile)
+
+
+# ---- verdict: what the comparison means, in words ----------------------------------------------------------------
+
+REAL_ROWS_ALONE = ("real", "real, same steps", "copies", "logistic regression", "LDA", "Bayes rule")
+EQUAL_WITHIN = 0.01  # a classifier that is at most this much better than another is as good
+
+
+def in_points(gain: Gain) -> str:
+    """Format a gain and its interval in points."""
+    if gain.interval is None:
+        return f"{100 * gain.mean:+.2f} (interval unavailable)"
+    low, high = (100 * end for end in gain.interval)
+    return f"{100 * gain.mean:+.2f} ({low:+.2f}..{high:+.2f})"
+
+
+def best_of_each(fold_scores: dict[str, float]) -> tuple[str, str | None]:
+    """Return the best classifier on real rows alone, and the best with synthetic rows, of scores in falling order."""
+    alone = next(name for name in fold_scores if name in REAL_ROWS_ALONE)
+    return alone, next((name for name in fold_scores if name not in REAL_ROWS_ALONE), None)
+
+
+def verdict(helped: Gain | None, difference: Gain | None, fold_scores: dict[str, float]) -> str:
+    """Say whether synthetic rows helped the network, whether they beat real rows alone, and which classifier to use.
+
+    helped is the network's gain over copies, difference that of the best classifier with synthetic rows over the best
+    on real rows alone (best_of_each), both on test samples; None where no synthetic rows were drawn. fold_scores come
+    from choose_best_on_inner_folds, and decide which to use unless the difference does.
+    """
+    alone, synthetic = best_of_each(fold_scores)
+    if any(map(math.isnan, fold_scores.values())):
+        return f"Training samples are too few to tell which classifier is best. Use {alone} here."
+    how = "the best on inner folds of the training samples"
+    if helped is None or difference is None or synthetic is None:
+        return f"No synthetic samples were added. Use {alone}, {how}."
+    low, high = helped.interval or (-math.inf, math.inf)
+    points = f"{in_points(helped)} points over copies of real samples of the same types"
+    if low > 0:
+        network = f"Synthetic samples helped the network: {points}"
+    elif high < 0:
+        network = f"Synthetic samples did harm to the network: {points}"
+    else:
+        network = f"Inconclusive whether synthetic samples help the network: {points}"
+    low, high = difference.interval or (-math.inf, math.inf)
+    points = f"{in_points(difference)} points"
+    use = f"Use {next(iter(fold_scores))}, {how}"
+    if low > 0:
+        best = f"{synthetic} beats {alone}, the best on real samples alone: {points}"
+        use = f"Use {synthetic}"
+    elif high < EQUAL_WITHIN:
+        best = f"{alone} on real samples alone is as good or better: {synthetic} adds {points} to it"
+        use = f"Use {alone}, which needs no synthetic samples"
+    else:
+        best = f"Inconclusive whether {synthetic} beats {alone}, the best on real samples alone: {points}"
+    return f"{network}. {best}. {use}."
+
+
+# ---- prediction: the types of new samples, by the classifier that does best on inner folds -------------------------
+
+PREDICTION_SUFFIXES = (".tsv", ".csv", ".parquet")
+MIN_SHARED_GENES = 0.5  # of those that the classifier knows
+MAX_HELD_OUT = 2000  # samples that likelihoods are compared with
+MAX_SHIFT = 3.0  # median absolute standardised value of a gene's median: beyond it the scale is another
+
+
+@dataclass(frozen=True)
+class TypeClassifier:
+    """A classifier to keep: what predicts, its name and score on inner folds, and what tells whether it may be asked.
+
+    density gives the log density of each type; likelihoods (quantiles,) are those of held-out samples under that of
+    the type that is predicted, None where they are unknown.
+    """
+
+    name: str
+    score: float
+    predictor: Predictor
+    density: Callable[[np.ndarray], np.ndarray]
+    likelihoods: np.ndarray | None
+
+
+def likelihood_quantiles(density: Callable[[np.ndarray], np.ndarray], x: np.ndarray, seed: int) -> np.ndarray:
+    """Return the quantiles (101,) of the log density of held-out samples under the type that has the highest."""
+    chosen = stream(seed, "held-out likelihoods").permutation(len(x))[:MAX_HELD_OUT]
+    return np.quantile(density(x[chosen]).max(axis=1), np.linspace(0, 1, 101)).astype(np.float32)
+
+
+def held_out_likelihoods(experiment: Experiment) -> np.ndarray | None:
+    """Return the quantiles of test samples' likelihoods, or, where there are none, of those of an inner fold."""
+    dataset, seed = experiment.dataset, experiment.seed
+    kind = "gaussian" if experiment.trained.model.kind == "gaussian" else "cvae"
+    latent, types = len(experiment.trained.factors.loadings), len(dataset.types)
+    samples, groups, held_out = dataset.all_training(), dataset.train_groups, dataset.test.x
+    if not len(held_out):
+        fold = inner_folds(samples.y, groups, CLASSIFIER_FOLDS, stream(seed, "classifier folds"))
+        held_out, groups, samples = samples.x[fold == 0], groups[fold != 0], samples.take(fold != 0)
+    if not len(samples) or not len(held_out):
+        return None
+    factors = fit_start(kind, samples, groups, types, min(latent, *samples.x.shape), seed)
+    return likelihood_quantiles(factors.log_density, held_out, seed)
+
+
+def bayes_rule_of(sampler: Sampler) -> TypeClassifier:
+    """Return the Bayes rule of a generator, which needs no data."""
+    if not sampler.model.conditional:
+        raise RnagenError(
+            f"--predict: a generator of -m {sampler.model.kind} has no density of each type; use -m cvae or gaussian"
+        )
+    density = sampler.model.factors.log_density
+    return TypeClassifier("Bayes rule", math.nan, BayesRule(density), density, sampler.likelihoods)
+
+
+def align_genes(new: Cohort, genes: np.ndarray, path: Path) -> tuple[np.ndarray, int]:
+    """Return the expression (samples, genes) of new samples in these genes, NaN where missing, and how many are."""
+    columns = {gene: column for column, gene in enumerate(new.genes.tolist())}
+    shared = [gene in columns for gene in genes.tolist()]
+    if sum(shared) < MIN_SHARED_GENES * len(genes):
+        raise RnagenError(
+            f"--predict {path}: has {sum(shared)} of the {len(genes)} genes that the classifier knows (genes like "
+            f"{new.genes[:1].tolist()} against {genes[:1].tolist()}), and half are needed; make the names agree"
+        )
+    expression = np.full((len(new.samples), len(genes)), np.nan, np.float32)
+    expression[:, shared] = new.expression[:, [columns[gene] for gene in genes[shared].tolist()]]
+    return expression, len(genes) - sum(shared)
+
+
+def check_scale(x: np.ndarray, expression: np.ndarray, fitted: Preprocessing, path: Path) -> None:
+    """Find out whether new samples, standardised as x, are on the scale that the classifier was trained on."""
+    negative = fitted.transform != "none" and np.nanmin(expression) < 0
+    far = np.median(np.abs(np.median(x, axis=0))) > MAX_SHIFT
+    if negative or far:
+        units = {"none": "values as they are", "log2": "TPM or the like", "cpm": "raw counts"}[fitted.transform]
+        raise RnagenError(
+            f"--predict {path}: is on another scale ({np.nanmin(expression):.4g} to {np.nanmax(expression):.4g}) "
+            f"than what the classifier was trained on ({units}); give values in the units of that table"
+        )
+
+
+def type_samples(
+    classifier: TypeClassifier, sampler: Sampler, new: Cohort, path: Path
+) -> tuple[pd.DataFrame, list[str]]:
+    """Type new samples; return a table (Sample, type, probability, fit, a column per type), and notes.
+
+    fit is the percentile of a sample's likelihood among held-out samples: a low one belongs to no type.
+    """
+    fitted = sampler.preprocessing
+    expression, missing = align_genes(new, sampler.genes, path)
+    x = fitted.standardise(expression)
+    check_scale(x, expression, fitted, path)
+    notes = (
+        [f"{missing} of {len(sampler.genes)} genes are missing in {path} and taken at their mean"] if missing else []
+    )
+    probabilities = classifier.predictor.predict(x)  # (samples, types)
+    chosen = probabilities.argmax(axis=1)
+    table = pd.DataFrame(
+        {"Sample": new.samples, "type": sampler.types[chosen], "probability": probabilities.max(axis=1)}
+    )
+    table["fit"] = np.nan
+    if classifier.likelihoods is not None:
+        own = classifier.density(x)[np.arange(len(x)), chosen]
+        table["fit"] = fit_percentile(own, classifier.likelihoods)
+        if strange := int((table["fit"] < MIN_FIT_PERCENTILE).sum()):
+            notes.append(f"{strange} of {len(x)} samples fit their type worse than 99% of held-out ones (column fit)")
+    names = [f"p_{name}" if name in table else name for name in sampler.types]
+    return table.join(pd.DataFrame(probabilities, columns=names)), notes
+
+
+def write_predictions(path: Path, table: pd.DataFrame) -> None:
+    """Write a table of predictions, whole or not at all."""
     with replacing(path) as beside:
-        figure.savefig(beside)
-    with replacing(numbers) as beside, open(beside, "w", newline="") as file:
-        writer = csv.writer(file)
-        ends = sorted(set(table[0]) - lines.keys() - {"epochs"})
-        writer.writerow(["Epochs", *(lines[key][0] for key in ("real", "augmented", "same_steps")), *ends])
-        writer.writerows([row[key] for key in ("epochs", "real", "augmented", "same_steps", *ends)] for row in table)
-    return numbers
+        if path.suffix == ".parquet":
+            table.to_parquet(beside, index=False)
+        else:
+            table.to_csv(beside, sep="," if path.suffix == ".csv" else "\t", index=False, float_format="%.6g")
 
 
-def draw_plane(axes: Axes, even: Trial) -> None:
-    """Draw test and synthetic rows in the plane of the test rows' first two principal components, by type."""
-    from sklearn.decomposition import PCA
+# ---- comparison: other classifiers on the same rows, and what the experiment comes to ------------------------------
 
-    need(len(even.test[1]), FEWEST, "samples of each kind")
-    need(even.test[0].shape[1], 2, "genes")
-    plane = PCA(2, random_state=0).fit(even.test[0])
-    commonest = np.argsort(-np.bincount(even.test[1], minlength=len(even.types)), kind="stable")[: len(TYPE_COLOURS)]
+NETWORK_ALONE = "real, same steps"
+STRONG_CLASSIFIERS = (  # fitted once: they need no training by steps
+    "logistic regression",
+    "logistic regression, with synthetic",
+    "LDA",
+    "LDA, with synthetic",
+    "Bayes rule",
+)
+
+
+class TrainingRows:
+    """Real samples to fit classifiers to, and, made when first asked for, what a generator fitted to them adds.
+
+    Without a sampler it is the factor model that generators start from that draws.
+    """
+
+    def __init__(
+        self, real: Samples, groups: np.ndarray, experiment: Experiment, sampler: Sampler | None = None
+    ) -> None:
+        self.real, self.groups, self.experiment = real, groups, experiment
+        if sampler is not None:
+            self.sampler = sampler
+
+    @functools.cached_property
+    def factors(self) -> Factors:
+        """The factor model of the real samples."""
+        trained, types = self.experiment.trained, len(self.experiment.dataset.types)
+        kind = "gaussian" if trained.model.kind == "gaussian" else "cvae"
+        latent_dim = min(len(trained.factors.loadings), *self.real.x.shape)
+        return fit_start(kind, self.real, self.groups, types, latent_dim, self.experiment.seed)
+
+    @functools.cached_property
+    def sampler(self) -> Sampler:
+        """What draws: the factor model."""
+        generator = Generator("gaussian", self.factors, self.experiment.dataset.preprocessing.lowest)
+        return replace(self.experiment.sampler, model=generator)
+
+    @functools.cached_property
+    def with_synthetic(self) -> Samples:
+        """The real samples and then the synthetic ones."""
+        labels, temperature = self.experiment.labels, self.experiment.config.temperature
+        scale, seed = self.experiment.dataset.preprocessing, self.experiment.seed
+        return self.sampler.samples_after(self.real, scale, labels, seed, "comparison", temperature)
+
+
+@dataclass(frozen=True)
+class NetworkPredictor:
+    """The type classifier, trained."""
+
+    network: Classifier
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Return the probabilities (rows, types) of standardised expression (rows, genes)."""
+        return self.network.predict_proba(shared_tensor(x))
+
+
+def fit_network(rows: Samples, n_real: int, experiment: Experiment) -> NetworkPredictor:
+    """Train the type classifier once on rows, of which the first n_real are real."""
+    dataset, rng = experiment.dataset, stream(experiment.seed, "classifier weights")
+    network = Classifier(len(dataset.types), dataset.preprocessing.unit_scale, rng)
+    trainer = Trainer(network, rows.x.shape[1], CLASSIFIER_BATCH, CLASSIFIER_RATE)
+    trainer.start(rows, network.copy_weights(), stream(experiment.seed, "classifier order"), n_real)
+    trainer.advance(experiment.steps)
+    return NetworkPredictor(network)
+
+
+def classifier_fits(experiment: Experiment) -> dict[str, Callable[[TrainingRows], Predictor]]:
+    """Return, by name, how each classifier is fitted to rows."""
+    types, kind = len(experiment.dataset.types), experiment.sampler.model.kind
+    settings = experiment.settings
+    logistic = functools.partial(fit_logistic_regression, types=types, setting=settings["c"])
+    lda = functools.partial(fit_lda, types=types, setting=settings["shrinkage"])
+    return {  # of equals, and where none can be scored, the first is taken
+        "LDA": lambda rows: lda(rows.real),
+        "logistic regression": lambda rows: logistic(rows.real),
+        "Bayes rule": lambda rows: BayesRule(rows.factors.log_density),
+        NETWORK_ALONE: lambda rows: fit_network(rows.real, len(rows.real), experiment),
+        f"this {kind}": lambda rows: fit_network(rows.with_synthetic, len(rows.real), experiment),
+        "logistic regression, with synthetic": lambda rows: logistic(rows.with_synthetic),
+        "LDA, with synthetic": lambda rows: lda(rows.with_synthetic),
+    }
+
+
+def score_classifiers(experiment: Experiment, samples: Samples, groups: np.ndarray) -> dict[str, float]:
+    """Return the balanced accuracy of each classifier on inner folds of training samples, the best first."""
+    make_rows = functools.partial(TrainingRows, experiment=experiment)
+    return choose_best_on_inner_folds(classifier_fits(experiment), samples, groups, experiment.seed, make_rows)
+
+
+def choose_classifier(experiment: Experiment) -> TypeClassifier:
+    """Choose the classifier that does best on inner folds of the training samples, and fit it to all of them."""
+    samples, groups = experiment.dataset.all_training(), experiment.dataset.train_groups
+    scores = score_classifiers(experiment, samples, groups)
+    name, score = next(iter(scores.items()))
+    rows = TrainingRows(samples, groups, experiment, experiment.sampler)
+    density = rows.factors.log_density
+    return TypeClassifier(
+        name, score, classifier_fits(experiment)[name](rows), density, held_out_likelihoods(experiment)
+    )
+
+
+@dataclass(frozen=True)
+class ComparedClassifier:
+    """Scores of a classifier on the test samples, means over trainings, and its gain in balanced accuracy."""
+
+    name: str
+    scores: dict[str, float]
+    gain: Gain
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return its entry in the results."""
+        return {"name": self.name, **self.scores, "gain": {"measure": "balanced_accuracy", **asdict(self.gain)}}
+
+
+@dataclass(frozen=True)
+class ClassifierComparison:
+    """How classifiers compare: their scores on test samples and on inner folds (best first), and two gains.
+
+    helped is the network's over the control, difference what the best classifier with synthetic samples gains over the
+    best on real samples alone; None where no synthetic samples were drawn.
+    """
+
+    classifiers: list[ComparedClassifier]
+    fold_scores: dict[str, float]
+    helped: Gain | None
+    difference: Gain | None
+
+
+def predict_test(experiment: Experiment) -> dict[str, np.ndarray]:
+    """Return what each classifier predicts of the test samples (trainings, test samples), by its name."""
+    arms, dataset = experiment.arms, experiment.dataset
+    predicted = {"real": experiment.predicted("real"), NETWORK_ALONE: arms["real"].at(experiment.steps)}
+    predicted |= {name: arms[name].at(experiment.steps) for name in (CONTROL, "SMOTE", "gaussian")}
+    predicted[f"this {experiment.sampler.model.kind}"] = arms["augmented"].at(experiment.steps)
+    rows = TrainingRows(dataset.train, dataset.train_groups[: len(dataset.train)], experiment, experiment.sampler)
+    fits = classifier_fits(experiment)
+    return predicted | {
+        name: fits[name](rows).predict(dataset.test.x).argmax(axis=1)[None] for name in STRONG_CLASSIFIERS
+    }
+
+
+def compare_classifiers(experiment: Experiment) -> ClassifierComparison:
+    """Compare all arms of an experiment with strong classifiers, fitted without and with synthetic samples."""
+    dataset, y = experiment.dataset, experiment.dataset.test.y
+    predicted = predict_test(experiment)
+
+    def gain(name: str, over: str) -> Gain:
+        trained = bool({name, over} - {*STRONG_CLASSIFIERS})
+        right, other = predicted[name] == y, predicted[over] == y
+        return gain_interval(right, other, y, dataset.test_groups, balanced=True, trained=trained)
+
+    compared = []
+    for name, codes in predicted.items():
+        scores = [score_predictions(training, y) for training in codes]
+        means = {measure: float(np.mean([one[measure] for one in scores])) for measure in scores[0]}
+        compared.append(ComparedClassifier(name, means, gain(name, CONTROL)))
+    fold_scores = score_classifiers(experiment, dataset.train, dataset.train_groups[: len(dataset.train)])
+    alone, synthetic = best_of_each(fold_scores)
+    if not len(experiment.labels) or synthetic is None:
+        return ClassifierComparison(compared, fold_scores, None, None)
+    ours = f"this {experiment.sampler.model.kind}"
+    return ClassifierComparison(compared, fold_scores, gain(ours, CONTROL), gain(synthetic, alone))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What one experiment comes to: accuracy of its arms, the gain over the control, curves and comparison if asked.
+
+    curves is (epochs, real / control / augmented, trainings), the accuracies after 1 to PLOT_EPOCHS epochs.
+    """
+
+    real: Scores
+    same_steps: Scores
+    augmented: Scores
+    gain: Gain
+    curves: np.ndarray | None
+    comparison: ClassifierComparison | None
+
+    def accuracy(self) -> dict[str, Any]:
+        """Return the entry `accuracy` in the results."""
+        scores = {name: asdict(getattr(self, name)) for name in ("real", "same_steps", "augmented")}
+        return scores | {"gain": {"mean": self.gain.mean, "interval": self.gain.interval}}
+
+
+def summarise(experiment: Experiment) -> Summary:
+    """Score the arms of an experiment, with the interval of this one split, and compare classifiers if asked."""
+    arms, y = ("real", CONTROL, "augmented"), experiment.dataset.test.y
+    real, control, augmented = (experiment.predicted(arm) == y for arm in arms)
+    curves = None
+    if experiment.config.plot:
+        epochs = range(1, PLOT_EPOCHS + 1)
+        curves = np.array([[(experiment.predicted(arm, epoch) == y).mean(1) for arm in arms] for epoch in epochs])
+    return Summary(
+        *(Scores.of(correct.mean(1)) for correct in (real, control, augmented)),
+        gain_interval(augmented, control, y, experiment.dataset.test_groups),
+        curves,
+        compare_classifiers(experiment) if experiment.config.compare else None,
+    )
+
+
+def accuracy_by_epoch(repeats: Sequence[np.ndarray], test_fraction: float) -> list[dict[str, float]]:
+    """Return a row for each epoch: mean accuracy of each curve, and the ends of its band.
+
+    Of one split the band is one sd of the trainings to each side, of several it is the 95% interval between splits.
+    """
+    table = []
+    for epoch, curves in enumerate(np.array(repeats).transpose(1, 2, 0, 3), 1):  # (curves, repeats, trainings)
+        row: dict[str, float] = {"epochs": epoch}
+        for name, accuracies in zip(("real", "same_steps", "augmented"), curves, strict=True):
+            mean = row[name] = float(accuracies.mean())
+            if len(repeats) > 1:
+                low, high = between_splits(accuracies.mean(1), test_fraction).interval or (mean, mean)
+            else:
+                sd = Scores.of(accuracies[0]).sd or 0.0
+                low, high = mean - sd, mean + sd
+            if len(repeats) > 1 or accuracies.shape[1] > 1:
+                row |= {f"{name}_low": max(low, 0.0), f"{name}_high": min(high, 1.0)}
+        table.append(row)
+    return table
+
+
+def combine_comparisons(comparisons: Sequence[ClassifierComparison], test_fraction: float) -> ClassifierComparison:
+    """Return the comparison over several splits: mean scores, and intervals between splits."""
+    if len(comparisons) == 1:
+        return comparisons[0]
+
+    def over_splits(gains: Sequence[Gain | None]) -> Gain | None:
+        known = [gain.mean for gain in gains if gain is not None]
+        return between_splits(np.array(known), test_fraction) if known else None
+
+    classifiers = []
+    for same in zip(*(one.classifiers for one in comparisons), strict=True):
+        means = {measure: float(np.mean([one.scores[measure] for one in same])) for measure in same[0].scores}
+        classifiers.append(ComparedClassifier(same[0].name, means, over_splits([one.gain for one in same])))
+    names = comparisons[0].fold_scores
+    folds = {name: float(np.mean([one.fold_scores[name] for one in comparisons])) for name in names}
+    return ClassifierComparison(
+        classifiers,
+        dict(sorted(folds.items(), key=lambda item: -item[1])),
+        over_splits([one.helped for one in comparisons]),
+        over_splits([one.difference for one in comparisons]),
+    )
+
+
+# ---- report: one table of measures, each of synthetic samples and, for reference, of real ones -------------------
+
+MAX_REAL = 5000  # training samples, and test samples, that a report looks at
+MAX_RELEASED = 10_000  # synthetic samples that it looks at and attacks
+PROJECT_ABOVE = 1000  # genes: where there are more, attacks work in principal components
+MANY_COMPONENTS = 500  # of them
+COMPONENTS = 50  # in which samples are told apart and have neighbours
+MAX_CORRELATED = 2000  # genes whose correlations with each other, or distances by type, are looked at
+NEIGHBOURS = 5  # to which the ball around a sample reaches (Naeem et al. 2020)
+MIN_ROWS = 10  # of each kind, for measures of all types together
+MIN_ROWS_OF_TYPE = 5
+MIN_ROWS_TO_CLASSIFY = 40  # of each kind, to tell them apart
+MIN_FALSE_ALARMS = 3  # expected among the non-members, for the share of members found at a rate of false alarms
+FEW_ROWS_OF_TYPE = 2  # too few for a contrast
+KERNEL_WIDTH = 0.25  # of the median distance between neighbours, for densities; found most members in two cohorts
+COPY_DISTANCE = 1e-3  # standard deviations per gene: what rounding leaves between a sample and its copy
+ATTACKS = {
+    "attack": "nearest sample",
+    "density_ratio_attack": "density ratio",
+    "tracing_attack": "tracing",
+    "likelihood_ratio_attack": "likelihood ratio",
+}
+CONFIDENCE = 0.95
+SIMULTANEOUS = 1 - (1 - CONFIDENCE) / (2 * len(ATTACKS))  # Bonferroni: an AUC and a share found at 1% of each attack
+WORST_TYPES = 5  # printed
+ANSWERS = {True: "yes", False: "no", None: "inconclusive"}
+UNKNOWN_TRAINING = "the samples that it was trained on are not known; list their ids in a file for --train_ids"
+
+
+Pair = tuple[np.ndarray, np.ndarray]  # of scores, or of weights, of members and of others
+Parameters = tuple[np.ndarray, np.ndarray | None]  # means (types, genes), covariance (genes, genes) if known
+
+
+class UnavailableError(Exception):
+    """A measure cannot be computed; says why."""
+
+
+def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function returns, or why that is unavailable."""
+    try:
+        return function(*arguments)
+    except UnavailableError as why:
+        return why
+
+
+def require(count: int, minimum: int, what: str) -> None:
+    """Find out whether there are enough of something for a measure."""
+    if count < minimum:
+        raise UnavailableError(f"{count} {what}, and {minimum} are needed")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Samples that a generator was trained on, others that it has not seen, and what it drew, all on one scale.
+
+    types (types,) are the names behind the codes, sd (genes,) is one standard deviation in training units. records
+    (all training samples, genes) and released (synthetic samples, genes) are where copies are looked for: they include
+    types that do not occur on all sides. unknown_training says why the training samples are not known, if so.
+    parameters are those of a generator that is itself released: means (types, genes) and covariance (genes, genes).
+    """
+
+    types: np.ndarray
+    training: Samples
+    test: Samples
+    synthetic: Samples
+    training_groups: np.ndarray
+    test_groups: np.ndarray
+    sd: np.ndarray
+    records: np.ndarray
+    record_groups: np.ndarray
+    released: np.ndarray
+    unknown_training: str = ""
+    parameters: Parameters | None = None
+    notes: tuple[str, ...] = ()
+
+    def kinds(self) -> dict[str, Samples]:
+        """Return the samples of each kind by its name."""
+        return {"training": self.training, "test": self.test, "synthetic": self.synthetic}
+
+    def take(self, **rows: np.ndarray) -> Evaluation:
+        """Return the evaluation of the given rows (indices) of each kind."""
+        kept = {kind: samples.take(rows[kind]) for kind, samples in self.kinds().items()}
+        groups = self.training_groups[rows["training"]], self.test_groups[rows["test"]]
+        return replace(self, **kept, training_groups=groups[0], test_groups=groups[1])
+
+
+def keep_shared(real: Cohort, genes: np.ndarray, types: np.ndarray, source: str) -> tuple[Cohort, list[str]]:
+    """Return the cohort with the genes and types that synthetic samples from source have too, and what is lost."""
+    shared, known = np.isin(real.genes, genes), np.isin(real.types, types)
+    if not shared.any():
+        raise RnagenError(
+            f"{source}: has no gene of {real.name} (genes like {genes[:1].tolist()} against "
+            f"{real.genes[:1].tolist()}); make the names agree"
+        )
+    if len(set(real.types[known])) < 2:
+        raise RnagenError(
+            f"{source}: shares fewer than two types with {real.name} (it has {list_some(set(types))}, the other "
+            f"{list_some(set(real.types))}); make the names agree, or add samples of more types"
+        )
+    notes = []
+    for kind, here, there in (("genes", real.genes, genes), ("types", real.types, types)):
+        if alone := set(here) ^ set(there):
+            notes.append(
+                f"the report leaves out {kind} that only one of {source} and {real.name} has: {list_some(alone)}"
+            )
+    kept = replace(real.take(known), genes=real.genes[shared], expression=real.expression[np.ix_(known, shared)])
+    return kept, notes
+
+
+def align_for_evaluation(
+    training: Cohort,
+    test: Cohort,
+    synthetic: Cohort,
+    transform: str,
+    unknown_training: str,
+    parameters: Parameters | None = None,
+) -> Evaluation:
+    """Return the evaluation of a synthetic cohort, which has all genes of the real ones, on their types in common.
+
+    Samples are standardised by training and test samples together: their own mean and variance would tell the
+    training samples from others. parameters are a generator's means (types, genes), of the synthetic cohort's types,
+    sorted, and its genes, and the covariance (genes, genes) within types or None, all in training units.
+    """
+    types = functools.reduce(np.intersect1d, (training.types, test.types, synthetic.types))
+    if len(types) < 2:
+        raise RnagenError(
+            f"{training.name}: {len(types)} types have training, test and synthetic samples, and two are needed; add "
+            f"samples"
+        )
+    notes = []
+    if lost := {*training.types, *test.types} - set(types):
+        notes.append(f"types without training or test samples are looked at for copies only: {list_some(lost)}")
+    real = [np.concatenate(parts) for parts in ((training.expression, test.expression), (training.types, test.types))]
+    scale = Preprocessing.fit(real[0], transform, real[1])
+    place = {gene: column for column, gene in enumerate(synthetic.genes.tolist())}
+    columns = np.array([place[gene] for gene in training.genes.tolist()])
+    aligned = replace(synthetic, expression=synthetic.expression[:, columns], genes=training.genes)
+    if scale.transform != "none" and (negative := np.count_nonzero(aligned.expression < 0)):
+        notes.append(f"{negative} negative values among the synthetic ones are taken as 0")
+    if parameters:
+        (means, covariance), columns = parameters, columns[scale.kept]
+        means = (means[np.ix_(np.isin(np.unique(synthetic.types), types), columns)] - scale.mean) / scale.sd
+        if covariance is not None:
+            covariance = covariance[np.ix_(columns, columns)] / np.outer(scale.sd, scale.sd)
+        parameters = means, covariance
+    cohorts = training, test, aligned
+    known = [np.isin(cohort.types, types) for cohort in cohorts]
+    standardised = [scale.samples(cohort, types) for cohort in cohorts]
+    return Evaluation(
+        types,
+        *(part if rows.all() else part.take(rows) for part, rows in zip(standardised, known, strict=True)),
+        training_groups=training.groups[known[0]],
+        test_groups=test.groups[known[1]],
+        sd=scale.sd,
+        records=standardised[0].x,
+        record_groups=training.groups,
+        released=standardised[2].x,
+        unknown_training=unknown_training,
+        parameters=parameters,
+        notes=tuple(notes),
+    )
+
+
+def thin(y: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Choose at most that many rows, types in proportion and none lost; return their indices."""
+    place = rank_within_types(y, rng) / np.bincount(y)[y]  # in each type from 0 to under 1
+    return np.sort(np.argsort(place, kind="stable")[:most])
+
+
+def thin_evaluation(evaluation: Evaluation, rng: np.random.Generator) -> Evaluation:
+    """Return the evaluation with no more rows than a report looks at, but all records; its notes say so."""
+    kept, notes = {}, list(evaluation.notes)
+    for kind, samples in evaluation.kinds().items():
+        kept[kind] = thin(samples.y, MAX_RELEASED if kind == "synthetic" else MAX_REAL, rng)
+        if len(kept[kind]) < len(samples):
+            notes.append(f"the report is on {len(kept[kind])} of {len(samples)} {kind} samples, drawn at random")
+    released = evaluation.released
+    if len(released) > MAX_RELEASED:
+        released = rng.permutation(released)[:MAX_RELEASED]
+    return replace(evaluation.take(**kept), released=released, notes=tuple(notes))
+
+
+def match_types(codes: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+    """Choose from each set as many rows of every type as the set poorest in it has; return their indices."""
+    size = 1 + max(y.max(initial=0) for y in codes)
+    counts = np.min([np.bincount(y, minlength=size) for y in codes], axis=0)
+    return [np.flatnonzero(rank_within_types(y, rng) < counts[y]) for y in codes]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95% interval and, where a verdict rests on several, with its share of a simultaneous one."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+    simultaneous: tuple[float, float] | None = None
+
+
+def share_below(scores: np.ndarray, others: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Return the share of others (each counts for its own) that lies below each score; equal ones count half."""
+    order = np.argsort(others)
+    total = np.concatenate([[0.0], np.cumsum(shares[order])])
+    total /= total[-1]  # exactly 1, which rounding may have missed
+    return sum(total[np.searchsorted(others[order], scores, side)] for side in ("left", "right")) / 2
+
+
+def auc_interval(
+    positive: np.ndarray, negative: np.ndarray, weights: Pair | None = None, confidence: float = CONFIDENCE
+) -> tuple[float, float, float]:
+    """Return how often a positive score exceeds a negative one, and its interval (DeLong et al. 1988).
+
+    weights, of positive and of negative scores, say what each counts for.
+    """
+    if weights is None:
+        weights = np.ones(len(positive)), np.ones(len(negative))
+    shares = [weight / weight.sum() for weight in weights]
+    below, above = share_below(positive, negative, shares[1]), 1 - share_below(negative, positive, shares[0])
+    auc, variance = round(float(shares[0] @ below), 12), 0.0
+    for part, placed in zip(shares, (below, above), strict=True):
+        effective = 1 / np.square(part).sum()
+        variance += np.square(part * (placed - auc)).sum() * effective / max(effective - 1, 1e-9)
+    margin = scipy.stats.norm.ppf((1 + confidence) / 2) * math.sqrt(variance)
+    return auc, max(auc - margin, 0.0), min(auc + margin, 1.0)
+
+
+def share_found(
+    members: np.ndarray, others: np.ndarray, weights: Pair, rate: float, confidence: float = CONFIDENCE
+) -> tuple[float, float, float]:
+    """Return the share of members whose score only that rate of others reaches, and its interval.
+
+    Of n others, a Binomial(n, rate) number score above the true threshold; given that number, Jeffreys' interval holds
+    for the members above it (Brown, Cai and DasGupta 2001). The mixture knows both errors, of threshold and of share.
+    Weighted samples count as (sum w)^2 / sum w^2 (Kish 1965).
+    """
+    n_members, n_others = (weight.sum() ** 2 / np.square(weight).sum() for weight in weights)
+    order, member_order = np.argsort(-others), np.argsort(members)
+    false_alarms = np.cumsum(weights[1][order]) / weights[1].sum() * n_others / (n_others + 1)
+    up_to = np.concatenate([[0.0], np.cumsum(weights[0][member_order])]) / weights[0].sum()
+    found = 1 - up_to[np.searchsorted(members[member_order], others[order], "right")]
+    curve = np.concatenate([[0.0], false_alarms, [1.0]]), np.concatenate([[0.0], found, [1.0]])
+    value = float(np.interp(rate, *curve))
+    count = np.arange(scipy.stats.binom.ppf(1 - 1e-6, round(n_others), rate) + 1)
+    chance = scipy.stats.binom.pmf(count, round(n_others), rate)
+    chance /= chance.sum()
+    successes = n_members * np.interp((count + 0.5) / (n_others + 1), *curve)
+
+    def beyond(share: float, tail: float) -> float:
+        return chance @ scipy.special.betainc(successes + 0.5, n_members - successes + 0.5, share) - tail
+
+    low, high = (scipy.optimize.brentq(beyond, 0, 1, (tail,)) for tail in ((1 - confidence) / 2, (1 + confidence) / 2))
+    return value, min(low, value), max(high, value)
+
+
+# ---- report: fidelity
+
+
+def concordance(a: np.ndarray, b: np.ndarray) -> float:
+    """Return Lin's (1989) concordance correlation: 1 where all pairs are equal, less where one is shifted or scaled."""
+    spread = a.var() + b.var() + (a.mean() - b.mean()) ** 2
+    return 2 * float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread > 0 else 1.0
+
+
+def gene_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return each gene's two-sample Kolmogorov-Smirnov distance (genes,), all at once: scipy takes 0.3 ms per gene."""
+    found = []
+    for start in range(0, a.shape[1], 256):  # genes, to keep the memory down
+        both = np.concatenate([part[:, start : start + 256].T for part in (a, b)], axis=1)  # (genes, rows)
+        order = np.argsort(both, axis=1)
+        gap = np.cumsum(np.where(order < len(a), 1 / len(a), -1 / len(b)), axis=1)
+        values = np.take_along_axis(both, order, 1)
+        gap[:, :-1][values[:, :-1] == values[:, 1:]] = 0  # distribution functions step at the last of equal values
+        found.append(np.abs(gap).max(1))
+    return np.concatenate(found)
+
+
+def type_moments(samples: Samples, types: int, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the means (types, genes), standardised, and log variances within types (genes,), in training units.
+
+    Standardised variances would agree with those of whatever they are standardised by.
+    """
+    means, counts, residuals = class_residuals(samples, types)
+    require(counts.max(), 2, "samples of any type")
+    return means, np.log(np.square(residuals.x).mean(0) + MIN_VARIANCE) + 2 * np.log(sd)
+
+
+def correlations(x: np.ndarray) -> np.ndarray:
+    """Return the correlation of each pair of genes (pairs,), 0 with a gene that does not vary."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        matrix = np.atleast_2d(np.corrcoef(x.T))
+    return np.nan_to_num(matrix[np.triu_indices(x.shape[1], 1)])
+
+
+def mmd(a: np.ndarray, b: np.ndarray, width: float) -> float:
+    """Return the unbiased squared maximum mean discrepancy, kernel exp(-distance^2 / width) (Gretton et al. 2012)."""
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> float:
+        squared = sklearn.metrics.pairwise.euclidean_distances(a, b, squared=True)
+        return float(np.exp(squared / -width).sum(dtype=float))
+
+    within = [(kernel(x, x) - len(x)) / (len(x) * (len(x) - 1)) for x in (a, b)]
+    return sum(within) - 2 * kernel(a, b) / (len(a) * len(b))
+
+
+def fit_components(x: np.ndarray, most: int, rng: np.random.Generator) -> Any:
+    """Return a PCA fitted to x (rows, genes)."""
+    pca = sklearn.decomposition.PCA(min(most, *x.shape), iterated_power=2, random_state=sklearn_seed(rng))
+    return pca.fit(x)
+
+
+def balanced_halves(y: np.ndarray, drawn: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Deal rows into halves 0 and 1, whole groups and as many drawn as real rows of each type in each; -1 is left over.
+
+    With equal totals alone, what is rare in one half would be common in the other, and a classifier trained on the one
+    be worse than chance on the other.
+    """
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    side = (rank_within_types(2 * y[first] + drawn[first], rng) % 2)[group]
+    half = np.full(len(y), -1)
+    for number in (0, 1):
+        kinds = [np.flatnonzero((side == number) & (drawn == kind)) for kind in (0, 1)]
+        for rows, chosen in zip(kinds, match_types([y[rows] for rows in kinds], rng), strict=True):
+            half[rows[chosen]] = number
+    return half
+
+
+def manifold_measures(x: np.ndarray, real: np.ndarray) -> tuple[float, float, float, float]:
+    """Return precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020).
+
+    Around each row lies a ball that reaches to its fifth neighbour of its own kind. Precision is the share of rows in
+    any real ball, density how many they lie in, over five; recall is the share of real rows in any ball of rows,
+    coverage that of real balls with a row in them. x and real are (rows, components).
+    """
+    search = sklearn.neighbors.NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute")
+    reach, real_reach = (search.fit(part).kneighbors()[0][:, -1] for part in (x, real))
+    distances = sklearn.metrics.pairwise_distances(x, real)
+    inside, recalled = distances <= real_reach, (distances <= reach[:, None]).any(0)
+    return inside.any(1).mean(), recalled.mean(), inside.sum(1).mean() / NEIGHBOURS, inside.any(0).mean()
+
+
+# ---- report: utility
+
+
+def contrasts(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
+    """Contrast each type with all the others: return Welch's t and the difference of means, both (types, genes)."""
+    x, member = samples.x.astype(np.float64), np.eye(samples.y.max() + 1)[samples.y].T  # (types, rows)
+    sides: list[np.ndarray] = []
+    for weight in (member, 1 - member):
+        count = weight.sum(1)[:, None]
+        mean = weight @ x / count
+        variance = np.maximum(weight @ np.square(x) / count - np.square(mean), 0) * count / (count - 1)
+        sides += [mean, np.sqrt(variance + MIN_VARIANCE), count]
+    return scipy.stats.ttest_ind_from_stats(*sides, equal_var=False).statistic, sides[0] - sides[3]
+
+
+def top_overlap(a: np.ndarray, b: np.ndarray, top: int) -> float:
+    """Return the share that two statistics (types, genes) have in common of each type's `top` most extreme genes."""
+    require(a.shape[1], top + 1, "genes")
+    first, second = (np.argsort(-np.abs(statistic), axis=1)[:, :top] for statistic in (a, b))
+    return float(np.mean([len(np.intersect1d(*pair)) / top for pair in zip(first, second, strict=True)]))
+
+
+def mean_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the mean over types of the correlation over genes of two statistics (types, genes)."""
+    require(a.shape[1], 3, "genes")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(np.mean(np.nan_to_num([np.corrcoef(*pair)[0, 1] for pair in zip(a, b, strict=True)])))
+
+
+# ---- report: privacy
+
+
+@dataclass(frozen=True)
+class TypeGaussian:
+    """A Gaussian of each type: means (types, genes), and the inverse (genes, genes) of the covariance they share."""
+
+    means: np.ndarray
+    precision: np.ndarray
+
+    @classmethod
+    def fit(cls, samples: Samples, types: int) -> TypeGaussian:
+        """Fit to samples, the covariance within types shrunk to a multiple of the identity (Ledoit and Wolf 2004)."""
+        means = np.zeros((types, samples.x.shape[1]))
+        np.add.at(means, samples.y, samples.x)
+        means /= np.maximum(np.bincount(samples.y, minlength=types), 1)[:, None]
+        covariance, _ = sklearn.covariance.ledoit_wolf(samples.x - means[samples.y], assume_centered=True)
+        return cls(means, np.linalg.inv(covariance + 1e-6 * np.eye(len(covariance))))  # collapsed samples have none
+
+    def distances(self, samples: Samples) -> np.ndarray:
+        """Return the squared Mahalanobis distance (rows,) of each sample from the mean of its type."""
+        away = samples.x - self.means[samples.y]
+        return np.einsum("ij,ij->i", away @ self.precision, away)
+
+
+def tracing_scores(released_means: np.ndarray, population: TypeGaussian, samples: Samples) -> np.ndarray:
+    """Return how far samples lean from the population's mean of their type towards the released one (rows,).
+
+    The inner product of Homer et al. (2008) and Dwork et al. (2015), whitened by the population's covariance, which
+    makes it the most powerful test for a mean of Gaussian samples. released_means is (types, genes).
+    """
+    lean = (released_means - population.means) @ population.precision
+    return np.einsum("ij,ij->i", samples.x - population.means[samples.y], lean[samples.y])
+
+
+def nearest_and_density(x: np.ndarray, cloud: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return how far from a cloud each row of x is, to its nearest, and the log density of the cloud there, (rows,).
+
+    The density is that of a Gaussian kernel with that standard deviation, less a constant.
+    """
+    parts = []
+    for distance in sklearn.metrics.pairwise_distances_chunked(x, cloud):
+        exponent = np.square(distance) / (-2 * width**2)
+        highest = exponent.max(1)
+        density = np.log(np.exp(exponent - highest[:, None]).mean(1)) + highest
+        parts.append((distance.min(1), density))
+    nearest, density = map(np.concatenate, zip(*parts, strict=True))
+    return nearest, density
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Guesses at who was in the training data: a score for each sample (rows,), higher for likely members.
+
+    member (rows,) says who was, y (rows,) their types, weights (rows,) what each counts for: members and others of a
+    type the same, so that scores need not be comparable between types.
+    """
+
+    scores: np.ndarray
+    member: np.ndarray
+    y: np.ndarray
+    weights: np.ndarray
+
+    def estimate(self, label: int | None, rate: float | None = None) -> Estimate:
+        """Return the AUC, or the share of members found at a rate of false alarms, of all types or of one."""
+        used = (self.weights > 0) & ((label is None) | (self.y == label))
+        masks = [used & (self.member == member) for member in (True, False)]
+        minimum = MIN_ROWS if label is None else MIN_ROWS_OF_TYPE
+        require(min(map(np.count_nonzero, masks)), minimum, "training and as many other samples to guess at")
+        known = [self.scores[mask] for mask in masks] + [tuple(self.weights[mask] for mask in masks)]
+        statistic = auc_interval
+        if rate is not None:
+            needed = math.ceil(MIN_FALSE_ALARMS / rate)
+            require(len(known[1]), needed, f"non-members for a false-alarm rate of {rate:.0%}")
+            statistic = functools.partial(share_found, rate=rate)
+        value, *ends = statistic(*known)
+        return Estimate(value, tuple(ends), statistic(*known, confidence=SIMULTANEOUS)[1:])
+
+    def auc(self, label: int | None = None) -> Estimate:
+        """Return how often a member scores higher than another sample."""
+        return self.estimate(label)
+
+
+def attack_scores(
+    released: Samples, population: Samples, samples: Samples, model: TypeGaussian, background: TypeGaussian
+) -> dict[str, np.ndarray]:
+    """Return the score (rows,) that each attack gives each sample; higher for those guessed to be members.
+
+    released and population samples are what an attacker has, model and background are fitted to them. Nearest: the
+    distance to the closest released sample. Density ratio: DOMIAS (van Breugel et al. 2023). Likelihood ratio: a
+    Gaussian model of the released samples against one of the population (Backes et al. 2016).
+    """
+    search = sklearn.neighbors.NearestNeighbors(n_neighbors=1, algorithm="brute").fit(population.x)
+    width = max(KERNEL_WIDTH * float(np.median(search.kneighbors()[0])), 1e-6)
+    nearest, density = nearest_and_density(samples.x, released.x, width)
+    return {
+        "attack": -nearest,
+        "density_ratio_attack": density - nearest_and_density(samples.x, population.x, width)[1],
+        "tracing_attack": tracing_scores(model.means, background, samples),
+        "likelihood_ratio_attack": background.distances(samples) - model.distances(samples),
+    }
+
+
+def run_attacks(
+    evaluation: Evaluation, released: Samples, held_out: np.ndarray, parameters: Parameters | None, seed: int
+) -> dict[str, Attack]:
+    """Guess from released samples, and parameters if there are, which samples were in the training data.
+
+    held_out (indices) are the test samples that may be mistaken for members; half of them stand for the population.
+    Of each group one sample is guessed at, since intervals take samples to be independent. Principal components are
+    those of released and population samples: fitted to the others too, they would give members away.
+    """
+    members = np.unique(evaluation.training_groups, return_index=True)[1]
+    others = held_out[np.unique(evaluation.test_groups[held_out], return_index=True)[1]]
+    rng, types = stream(seed, "report population"), len(evaluation.types)
+    half = stratified_group_split(evaluation.test.y[others], evaluation.test_groups[others], 0.5, 1, rng)
+    population = evaluation.test.take(others[half])
+    require(len(population), 2, "test samples to stand for the population")
+    samples = evaluation.training.take(members).join(evaluation.test.take(others[~half]))
+    member, y = np.arange(len(samples)) < len(members), samples.y
+    counts = np.stack([np.bincount(y[member == side], minlength=types) for side in (False, True)])
+    matched = counts.min(0) * np.isin(np.arange(types), population.y) * np.isin(np.arange(types), released.y)
+    weights = matched[y] / counts[member.astype(int), y]
+    pca = None
+    if released.x.shape[1] > PROJECT_ABOVE:
+        pca = fit_components(released.join(population).x, MANY_COMPONENTS, rng)
+        released, population, samples = (Samples(pca.transform(s.x), s.y) for s in (released, population, samples))
+    model, background = TypeGaussian.fit(released, types), TypeGaussian.fit(population, types)
+    if parameters:
+        means, covariance = parameters
+        model = replace(model, means=pca.transform(means) if pca else means)
+        if covariance is not None:
+            covariance = pca.components_ @ covariance @ pca.components_.T if pca else covariance
+            model = replace(model, precision=np.linalg.inv(covariance))
+    scores = attack_scores(released, population, samples, model, background)
+    return {name: Attack(score, member, y, weights) for name, score in scores.items()}
+
+
+def closest_records(x: np.ndarray, evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distance of rows x to the closest training sample, and to the closest of another group, (rows,).
+
+    Distances are root mean squares over genes. Of a group at most NEIGHBOURS samples are passed over.
+    """
+    if evaluation.unknown_training:
+        raise UnavailableError(evaluation.unknown_training)
+    require(len(evaluation.records), 2, "training samples")
+    number = min(NEIGHBOURS + 1, len(evaluation.records))
+    search = sklearn.neighbors.NearestNeighbors(n_neighbors=number, algorithm="brute").fit(evaluation.records)
+    distance, index = search.kneighbors(x)
+    groups = evaluation.record_groups[index]
+    other = groups != groups[:, :1]
+    other[:, -1] = True
+    second = np.take_along_axis(distance, other.argmax(1)[:, None], 1)[:, 0]
+    return distance[:, 0] / math.sqrt(x.shape[1]), second / math.sqrt(x.shape[1])
+
+
+# ---- report: the table of measures, and what comes of it
+
+
+@dataclass(frozen=True)
+class Side:
+    """Synthetic samples, or for reference training samples (kind "training"), held against test samples.
+
+    even is the evaluation with equally many rows of each kind and type, on whose numbers most measures depend; plane
+    holds the principal components of these, columns some of the genes. predicted (test samples,) are the type codes
+    that classifiers give, trained on as many samples of each type of either kind. attacks are on the samples as if
+    they were released; for reference, on half of the test samples.
+    """
+
+    kind: str
+    evaluation: Evaluation
+    even: Evaluation
+    plane: Any
+    columns: np.ndarray
+    predicted: dict[str, np.ndarray]
+    attacks: dict[str, Attack] | UnavailableError
+    seed: int
+
+    @property
+    def pair(self) -> tuple[Samples, Samples]:
+        """The samples in question, and as many test samples of each type."""
+        return self.even.kinds()[self.kind], self.even.test
+
+    @property
+    def enough(self) -> tuple[Samples, Samples]:
+        """The same, where there are enough for measures of all types together."""
+        require(len(self.even.test), MIN_ROWS, "samples of each kind")
+        return self.pair
+
+
+# Each takes a Side and returns values or estimates by the names of the measures, or why they are unavailable.
+
+
+def marginals(side: Side) -> dict[str, Any]:
+    """Compare the distribution of each gene, and its moments: within types and in training units."""
+    samples, test = side.enough
+    distances, real = (gene_distances(one.x, test.x) for one in (samples, side.even.training))
+    found = (type_moments(one, len(side.even.types), side.even.sd) for one in (samples, test))
+    agreement = itertools.starmap(concordance, zip(*found, strict=True))
+    return {
+        "ks_median": np.median(distances),
+        "ks_share_beyond": np.mean(distances > np.quantile(real, 0.95)),
+        **dict(zip(("mean_agreement", "variance_agreement"), agreement, strict=True)),
+    }
+
+
+def correlation_agreement(side: Side) -> dict[str, Any]:
+    """Correlate, over pairs of genes, their correlations with those in test samples."""
+    require(len(side.even.sd), 3, "genes")
+    pair = [correlations(samples.x[:, side.columns]) for samples in side.enough]
+    return {"correlation_agreement": np.corrcoef(*pair)[0, 1] if min(map(np.ptp, pair)) > 0 else 0.0}
+
+
+def neighbourhoods(side: Side) -> dict[str, Any]:
+    """Compare clouds of samples; the kernel is as wide as training and test samples are apart."""
+    samples, test = side.enough
+    rows = stream(side.seed, "report width").permutation(len(test))[:BLOCK]
+    apart = sklearn.metrics.pairwise_distances(side.even.training.x[rows], test.x[rows])
+    found = manifold_measures(*(side.plane.transform(one.x) for one in (samples, test)))
+    return {
+        "mmd": mmd(samples.x, test.x, float(np.median(np.square(apart)))),
+        **dict(zip(("precision", "recall", "density", "coverage"), found, strict=True)),
+    }
+
+
+def two_samples(side: Side) -> dict[str, Any]:
+    """Have a classifier tell samples from as many real ones of each type, not tearing groups apart.
+
+    Gradient boosting on 50 principal components, trained on one half and scored on the other, and the other way round
+    (Lopez-Paz and Oquab 2017).
+    """
+    samples, test = side.enough
+    rng, groups = stream(side.seed, "report two samples"), side.even.training_groups
+    groups = np.arange(len(samples)).astype(str) if side.kind == "synthetic" else groups
+    groups = np.concatenate([np.char.add("a", groups), np.char.add("b", side.even.test_groups)])
+    both, drawn = samples.join(test), np.repeat([1, 0], len(test))
+    half = balanced_halves(both.y, drawn, groups, rng)
+    x, drawn, half = both.x[half >= 0], drawn[half >= 0], half[half >= 0]
+    require(np.count_nonzero(drawn), MIN_ROWS_TO_CLASSIFY, "samples of each kind")
+    require(len(np.unique(half)), 2, "halves of the groups")
+    components = fit_components(x, COMPONENTS, rng).transform(x)
+    trees = sklearn.ensemble.HistGradientBoostingClassifier(max_iter=80, random_state=sklearn_seed(rng))
+    with threadpoolctl.threadpool_limits(None if len(drawn) > 8 * BLOCK else 1):  # on few rows threads only wait
+        halves = sklearn.model_selection.PredefinedSplit(half)
+        predict = sklearn.model_selection.cross_val_predict
+        score = predict(trees, components, drawn, cv=halves, method="predict_proba")[:, 1]
+    auc, *ends = auc_interval(score[drawn == 1], score[drawn == 0])
+    return {"two_sample_auc": Estimate(auc, tuple(ends))}
+
+
+def recognition(side: Side) -> dict[str, Any]:
+    """Score on test samples what was trained on the samples.
+
+    The interval is that of the difference from what was trained on training samples, by groups.
+    """
+    y = side.evaluation.test.y
+    scores = score_predictions(side.predicted[side.kind], y)
+    right, control = (side.predicted[kind] == y for kind in (side.kind, "training"))
+    gain = gain_interval(right, control, y, side.evaluation.test_groups, balanced=True, trained=False)
+    value = scores["balanced_accuracy"]
+    scores["balanced_accuracy"] = Estimate(value, tuple(value - gain.mean + end for end in gain.interval))
+    return {f"tstr_{name}": score for name, score in scores.items()}
+
+
+def differential_expression(side: Side) -> dict[str, Any]:
+    """Compare which genes set types apart with those that do in test samples."""
+    several = np.flatnonzero(np.bincount(side.even.test.y) > FEW_ROWS_OF_TYPE)
+    require(len(several), 2, f"types with more than {FEW_ROWS_OF_TYPE} samples of each kind")
+    chosen = (samples.take(np.isin(samples.y, several)) for samples in side.pair)
+    found = (contrasts(Samples(one.x, np.searchsorted(several, one.y))) for one in chosen)
+    t, changes = zip(*found, strict=True)
+    return {
+        "de_overlap_50": attempt(top_overlap, *t, 50),
+        "de_overlap_100": attempt(top_overlap, *t, 100),
+        "de_rank_correlation": attempt(mean_correlation, *(scipy.stats.rankdata(one, axis=1) for one in t)),
+        "log_fold_change_correlation": attempt(mean_correlation, *(change * side.even.sd for change in changes)),
+    }
+
+
+def attacks(side: Side, label: int | None = None) -> dict[str, Any]:
+    """Return each attack's AUC, and the share of members found at 1% and 10% false alarms, of all types or of one."""
+    if isinstance(side.attacks, UnavailableError):
+        raise side.attacks
+    return {
+        f"{name}_{key}": attempt(attack.estimate, label, rate)
+        for key, rate in (("auc", None), ("tpr", 0.01), ("tpr10", 0.1))
+        for name, attack in side.attacks.items()
+    }
+
+
+def copies(side: Side) -> dict[str, Any]:
+    """Return the shares of released samples that copy a training sample, or are twice as close to it as to others.
+
+    Beside them the median distance to the closest. For reference, all are those of test samples.
+    """
+    evaluation, test = side.evaluation, side.kind == "training"
+    first, second = closest_records(evaluation.test.x if test else evaluation.released, evaluation)
+    matched, _ = closest_records(side.pair[test].x, evaluation)
+    copied = first <= COPY_DISTANCE
+    near = np.mean(copied | (first < second / 2))
+    return {"copies": np.mean(copied), "near_copies": near, "closest_record_median": np.median(matched)}
+
+
+def measure_type(side: Side, label: int) -> dict[str, Any]:
+    """Return the measures of a type: of the median gene, of the test samples that are recognised, and attacks."""
+    pair = [samples.x[samples.y == label][:, side.columns] for samples in side.pair]
+    recognised = side.predicted[side.kind][side.evaluation.test.y == label] == label
+    distance = UnavailableError(f"{len(pair[1])} samples of each kind, and {MIN_ROWS_OF_TYPE} are needed")
+    if len(pair[1]) >= MIN_ROWS_OF_TYPE:
+        distance = np.median(gene_distances(*pair))
+    found = attempt(attacks, side, label)
+    if isinstance(found, UnavailableError):
+        found = {row.name: found for row in MEASURES if row.function is attacks}
+    return {"ks_median": distance, "tstr_recall": np.mean(recognised), **found}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most, or at least, a number plus a share of the reference.
+
+    A value with an interval breaks it only if the interval excludes chance (None: the reference), and keeps it only if
+    the interval reaches no further than slack beyond it.
+    """
+
+    side: str
+    number: float
+    share: float = 0.0
+    chance: float | None = None
+    slack: float = 0.1
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A row of the report: its key, its label, the question it helps to answer, what computes it, and its limit."""
+
+    name: str
+    label: str
+    group: str
+    function: Callable[[Side], dict[str, Any]]
+    limit: Limit | None = None
+
+
+GROUPS = {  # key in report.json: heading, and the words of the verdict
+    "looks_real": ("Fidelity", "Looks real"),
+    "behaves_real": ("Utility", "Behaves real"),
+    "is_private": ("Privacy", "Is private"),
+}
+FIDELITY, UTILITY, PRIVACY = GROUPS
+MOST, HALF, NEARLY_ALL = Limit("least", 0, 0.8), Limit("least", 0, 0.5), Limit("least", -0.05, 1)  # of the reference
+MEASURES = (
+    Measure("ks_median", "Kolmogorov-Smirnov distance, median gene", FIDELITY, marginals, Limit("most", 0.05, 1)),
+    Measure("ks_share_beyond", "genes beyond the real 95% of it", FIDELITY, marginals),
+    Measure("mean_agreement", "agreement of means by type", FIDELITY, marginals, MOST),
+    Measure("variance_agreement", "agreement of variances within types", FIDELITY, marginals, HALF),
+    Measure("correlation_agreement", "agreement of gene-gene correlations", FIDELITY, correlation_agreement, MOST),
+    Measure("mmd", "maximum mean discrepancy, squared", FIDELITY, neighbourhoods),
+    Measure("two_sample_auc", "classifier two-sample AUC", FIDELITY, two_samples, Limit("most", 0.7, chance=0.5)),
+    Measure("precision", "precision", FIDELITY, neighbourhoods),
+    Measure("recall", "recall", FIDELITY, neighbourhoods, HALF),
+    Measure("density", "density", FIDELITY, neighbourhoods),
+    Measure("coverage", "coverage", FIDELITY, neighbourhoods, HALF),
+    Measure("tstr_accuracy", "test accuracy, trained on it", UTILITY, recognition),
+    Measure("tstr_balanced_accuracy", "test balanced accuracy, trained on it", UTILITY, recognition, NEARLY_ALL),
+    Measure("tstr_macro_f1", "test macro F1, trained on it", UTILITY, recognition),
+    Measure("de_overlap_50", "top 50 genes of each type recovered", UTILITY, differential_expression),
+    Measure("de_overlap_100", "top 100 genes of each type recovered", UTILITY, differential_expression),
+    Measure("de_rank_correlation", "correlation of gene ranks by type", UTILITY, differential_expression, MOST),
+    Measure("log_fold_change_correlation", "correlation of log-fold changes", UTILITY, differential_expression, MOST),
+    *(
+        Measure(f"{attack}_{key}", f"{what}, {name}", PRIVACY, attacks, limit)
+        for key, what, limit in (
+            ("auc", "membership attack AUC", Limit("most", 0.55, chance=0.5, slack=0.05)),
+            ("tpr", "found, 1% false alarms", Limit("most", 0.02, chance=0.01, slack=0.01)),
+            ("tpr10", "found, 10% false alarms", None),
+        )
+        for attack, name in ATTACKS.items()
+    ),
+    Measure("copies", "exact copies of training samples", PRIVACY, copies, Limit("most", 0, 1)),
+    Measure("near_copies", "near copies of training samples", PRIVACY, copies, Limit("most", 0.01, 1)),
+    Measure("closest_record_median", "distance to the closest (weak evidence)", PRIVACY, copies),
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found of an evaluation: measures by group and name, types worst first, and a verdict on each group."""
+
+    evaluation: Evaluation
+    measures: dict[str, dict[str, dict[str, Any]]]
+    by_type: list[dict[str, Any]]
+    verdicts: dict[str, dict[str, Any]]
+    synthetic: Side
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what report.json holds, less its manifest."""
+        return {**self.measures, "verdicts": self.verdicts, "by_type": self.by_type}
+
+
+def hold_against(found: Any, real: Any, name: str) -> dict[str, Any]:
+    """Return value and intervals of a measure of synthetic samples, and for reference the value of real ones."""
+    estimate, reference = (one if isinstance(one, UnavailableError) else one[name] for one in (found, real))
+    if isinstance(estimate, UnavailableError):
+        return {"value": None, "why": str(estimate)}
+    values = [getattr(one, "value", one) for one in (estimate, reference)]
+    values = [None if isinstance(value, UnavailableError) else float(value) for value in values]
+    ends = {name: getattr(estimate, name, None) for name in ("interval", "simultaneous")}
+    return dict(zip(("value", "reference"), values, strict=True)) | {
+        name: [*pair] for name, pair in ends.items() if pair
+    }
+
+
+def shortfall(entry: dict[str, Any]) -> float:
+    """Return how far the worst of a type's measures falls behind its reference, an attack as far as is certain."""
+    behind = [entry["tstr_recall"]["reference"] - entry["tstr_recall"]["value"]]
+    if entry["ks_median"]["value"] is not None:
+        behind.append(entry["ks_median"]["value"] - entry["ks_median"]["reference"])
+    attacks = (entry[f"{attack}_auc"] for attack in ATTACKS)
+    return max(behind + [attack["interval"][0] - 0.5 for attack in attacks if attack["value"] is not None])
+
+
+def measure_types(evaluation: Evaluation, sides: Sequence[Side]) -> list[dict[str, Any]]:
+    """Return the number of samples and the measures of each type, worst type first."""
+    entries = []
+    for label, name in enumerate(evaluation.types.tolist()):
+        counts = {kind: int(np.sum(samples.y == label)) for kind, samples in evaluation.kinds().items()}
+        found, real = (measure_type(side, label) for side in sides)
+        entries.append({"type": name, **counts, **{key: hold_against(found, real, key) for key in found}})
+    return sorted(entries, key=shortfall, reverse=True)
+
+
+def judge_measure(row: Measure, found: dict[str, Any]) -> tuple[bool | None, str]:
+    """Return whether a measure keeps its limit (None: inconclusive), and the words that say so."""
+    value, reference, limit = found["value"], found.get("reference"), row.limit
+    if value is None or (reference is None and limit.share):
+        return None, found.get("why", f"{row.label}: too few samples for a reference")
+    bound = limit.number + limit.share * (reference or 0)
+    sign = 1 if limit.side == "most" else -1  # what is asked to be high is looked at upside down
+    ends = found.get("simultaneous", found.get("interval"))
+    near_end, far_end = (ends or (value, value))[::sign]
+    chance = bound if ends is None else reference if limit.chance is None else limit.chance
+    words = f"{row.label} {value:.4f} (at {limit.side} {bound:.4f})"
+    if sign * value > sign * bound:
+        return (False if sign * (near_end - chance) > 0 else None), words
+    if ends and sign * (far_end - bound) > limit.slack + 1e-9:
+        return None, f"{row.label} {value:.4f}, but perhaps {far_end:.4f}"
+    if row.name.endswith("attack_auc") and far_end < 0.4:
+        return None, f"{row.label} {value:.4f}: others look more like members; are the training samples right?"
+    return True, words
+
+
+def judge_group(group: str, measures: dict[str, dict[str, Any]], evaluation: Evaluation) -> dict[str, Any]:
+    """Answer one of the three questions, in words too; ok is None where it is inconclusive."""
+    rows = [row for row in MEASURES if row.group == group and row.limit]
+    answers = [judge_measure(row, measures[row.name]) for row in rows]
+    ok = False if any(kept is False for kept, _ in answers) else all(kept for kept, _ in answers) or None
+    words = "; ".join(dict.fromkeys(text for kept, text in answers if kept is ok))
+    if ok and group == PRIVACY:
+        parameters = " and the generator's parameters" * bool(evaluation.parameters)
+        words = f"against {len(ATTACKS)} attacks on {len(evaluation.synthetic)} released samples{parameters}: {words}"
+    elif ok and evaluation.unknown_training:
+        words += "; it may have been trained on the test samples, since its training samples are not known"
+    return {"ok": ok, "words": f"{ANSWERS[ok]}: {words}"}
+
+
+def attack_either(evaluation: Evaluation, kind: str, seed: int) -> dict[str, Attack]:
+    """Attack the synthetic samples, or for reference half of the test samples, as if they were released."""
+    if evaluation.unknown_training:
+        raise UnavailableError(evaluation.unknown_training)
+    test, groups = evaluation.test, evaluation.test_groups
+    if kind == "synthetic":
+        return run_attacks(evaluation, evaluation.synthetic, np.arange(len(test)), evaluation.parameters, seed)
+    half = stratified_group_split(test.y, groups, 0.5, 1, stream(seed, "report released"))
+    require(np.count_nonzero(half), 1, "test samples to release")
+    return run_attacks(evaluation, test.take(half), np.flatnonzero(~half), None, seed)
+
+
+def take_sides(evaluation: Evaluation, seed: int) -> list[Side]:
+    """Return the synthetic samples and the training samples, with all that their measures have in common."""
+    index = match_types([samples.y for samples in evaluation.kinds().values()], stream(seed, "report even"))
+    even = evaluation.take(**dict(zip(evaluation.kinds(), index, strict=True)))
+    every = np.concatenate([samples.x for samples in even.kinds().values()])  # others would shrink into the plane
+    plane = fit_components(every, COMPONENTS, stream(seed, "report plane"))
+    columns = np.sort(stream(seed, "report genes").permutation(len(even.sd))[:MAX_CORRELATED])
+    kinds = {kind: evaluation.kinds()[kind] for kind in ("synthetic", "training")}
+    index = match_types([samples.y for samples in kinds.values()], stream(seed, "report classifiers"))
+    predicted = {}
+    for (kind, samples), rows in zip(kinds.items(), index, strict=True):
+        classifier = fit_logistic_regression(samples.take(rows), len(evaluation.types), LOGISTIC_C[0])
+        predicted[kind] = classifier.predict(evaluation.test.x).argmax(1)
+    attacked = {kind: attempt(attack_either, evaluation, kind, seed) for kind in kinds}
+    return [Side(kind, evaluation, even, plane, columns, predicted, attacked[kind], seed) for kind in kinds]
+
+
+def evaluate(evaluation: Evaluation, seed: int) -> Report:
+    """Take all measures of an evaluation and answer the three questions."""
+    evaluation = thin_evaluation(evaluation, stream(seed, "report samples"))
+    sides = take_sides(evaluation, seed)
+    found = {
+        function: [attempt(function, side) for side in sides] for function in {row.function: None for row in MEASURES}
+    }
+    measures: dict[str, dict[str, dict[str, Any]]] = {group: {} for group in GROUPS}
+    for row in MEASURES:
+        measures[row.group][row.name] = hold_against(*found[row.function], row.name)
+    verdicts = {group: judge_group(group, measures[group], evaluation) for group in GROUPS}
+    return Report(evaluation, measures, measure_types(evaluation, sides), verdicts, sides[0])
+
+
+def format_measure(found: dict[str, Any]) -> str:
+    """Format value, reference and interval of a measure."""
+    if found["value"] is None:
+        return f"{'-':>9s} {'-':>9s}"
+    reference = "-" if found["reference"] is None else f"{found['reference']:.4f}"
+    ends = "  {:.3f}..{:.3f}".format(*found["interval"]) if "interval" in found else ""
+    return f"{found['value']:9.4f} {reference:>9s}{ends}"
+
+
+TYPE_MEASURES = ("ks_median", "tstr_recall", "attack_auc", "tracing_attack_auc")
+TYPE_HEADINGS = ("KS distance", "recall", "nearest", "tracing")
+
+
+def format_type(entry: dict[str, Any]) -> str:
+    """Format name, values and references of a type."""
+    cells = [
+        "/".join("-" if (value := entry[name].get(key)) is None else f"{value:.3f}" for key in ("value", "reference"))
+        for name in TYPE_MEASURES
+    ]
+    return f"  {shorten(entry['type'], 25):25s}" + "".join(f"{cell:>13s}" for cell in cells)
+
+
+def format_report(report: Report, origin: str) -> list[str]:
+    """Return the lines, of at most 80 characters, that say what was found of synthetic samples from that origin."""
+    training, test, synthetic = (len(samples) for samples in report.evaluation.kinds().values())
+    lines = [
+        f"Is it real? Is it private? {synthetic} synthetic, {training} training and {test} test samples",
+        f"(synthetic: {origin}; real: the same of real samples)",
+    ]
+    for group, (heading, _) in GROUPS.items():
+        lines.append(f"{heading:42s} {'synthetic':>9s} {'real':>9s}")
+        found = report.measures[group]
+        lines += [f"  {row.label:40s} {format_measure(found[row.name])}" for row in MEASURES if row.group == group]
+        for why in dict.fromkeys(measure["why"] for measure in found.values() if measure["value"] is None):
+            lines += textwrap.wrap(f"- {why}", 80, initial_indent="  ", subsequent_indent="    ")
+    lines.append(f"{'Worst types, synthetic/real':27s}" + "".join(f"{name:>13s}" for name in TYPE_HEADINGS))
+    lines += map(format_type, report.by_type[:WORST_TYPES])
+    for group, (_, question) in GROUPS.items():
+        words = f"{question}: {report.verdicts[group]['words']}"
+        lines += textwrap.wrap(words, 80, subsequent_indent="  ", break_on_hyphens=False)
+    return lines
+
+
+# ---- report: its figure
+
+TYPE_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000")  # Okabe and Ito 2008
+OTHER_COLOUR = "#bbbbbb"
+SYNTHETIC_COLOUR, TRAINING_COLOUR = TYPE_COLOURS[:2]
+FIGURE_ROWS = 1000  # of each kind that a figure shows
+FIGURE_PAIRS = 4000  # of numbers
+FIGURE_SCORES = {
+    "tstr_accuracy": "accuracy",
+    "tstr_balanced_accuracy": "balanced accuracy",
+    "tstr_macro_f1": "macro F1",
+    "de_overlap_50": "top 50 genes",
+    "log_fold_change_correlation": "log-fold changes",
+}
+
+
+def draw_plane(axes: Axes, even: Evaluation, rng: np.random.Generator) -> None:
+    """Draw test and synthetic samples in the plane of the test samples' first two principal components, by type."""
+    require(len(even.test), MIN_ROWS, "samples of each kind")
+    require(even.test.x.shape[1], 2, "genes")
+    plane = fit_components(even.test.x, 2, rng)
+    commonest = np.argsort(-np.bincount(even.test.y, minlength=len(even.types)), kind="stable")[: len(TYPE_COLOURS)]
     colours = np.full(len(even.types), OTHER_COLOUR, dtype=object)
     colours[commonest] = TYPE_COLOURS[: len(commonest)]
-    for rows, marker, label in ((even.test, "o", "real"), (even.synthetic, "x", "synthetic")):
-        shown = stream(0, "figure").permutation(len(rows[1]))[:FIGURE_ROWS]
-        x, y = plane.transform(rows[0][shown]).T
-        axes.scatter(x, y, 9, colours[rows[1][shown]], marker=marker, alpha=0.6, linewidths=0.7)
+    for samples, marker, label in ((even.test, "o", "real"), (even.synthetic, "x", "synthetic")):
+        shown = samples.take(rng.permutation(len(samples))[:FIGURE_ROWS])
+        axes.scatter(*plane.transform(shown.x).T, 9, colours[shown.y], marker=marker, alpha=0.6, linewidths=0.7)
         axes.scatter([], [], 30, "black", marker=marker, label=label)
-    for number in commonest:
-        name = shorten(even.types[number]).replace("$", r"\$")
+    for code in commonest:
+        name = shorten(even.types[code]).replace("$", r"\$")
         name = " " * name.startswith("_") + name  # such a name would be hidden
-        axes.scatter([], [], 30, colours[number], marker="s", label=name)
+        axes.scatter([], [], 30, colours[code], marker="s", label=name)
     if len(even.types) > len(commonest):
         axes.scatter([], [], 30, OTHER_COLOUR, marker="s", label="other types")
     axes.set(xlabel="first component", ylabel="second component")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, handletextpad=0.1, borderpad=0)
 
 
-def draw_pairs(axes: Axes, even: Trial, statistic: Callable[[Rows], np.ndarray], unit: str) -> None:
-    """Draw a statistic of synthetic rows and, for reference, of training rows against that of test rows."""
-    need(len(even.test[1]), FEWEST, "samples of each kind")
+def draw_pairs(
+    axes: Axes, even: Evaluation, statistic: Callable[[Samples], np.ndarray], rng: np.random.Generator
+) -> None:
+    """Draw a statistic of synthetic samples and, for reference, of training samples against that of test samples."""
+    require(len(even.test), MIN_ROWS, "samples of each kind")
     real = statistic(even.test).ravel()
-    need(len(real), 1, "pairs of genes")
-    shown = stream(0, "figure").permutation(len(real))[:FIGURE_PAIRS]
-    kinds = (even.synthetic, SYNTHETIC_COLOUR, 8, "synthetic"), (even.train, TRAINING_COLOUR, 2, "training")
-    for rows, colour, size, label in kinds:
-        axes.scatter(real[shown], statistic(rows).ravel()[shown], size, colour, alpha=0.6, linewidths=0, label=label)
+    require(len(real), 1, "pairs of genes")
+    shown = rng.permutation(len(real))[:FIGURE_PAIRS]
+    kinds = (even.synthetic, SYNTHETIC_COLOUR, 8, "synthetic"), (even.training, TRAINING_COLOUR, 2, "training")
+    for samples, colour, size, label in kinds:
+        values = statistic(samples).ravel()
+        axes.scatter(real[shown], values[shown], size, colour, alpha=0.6, linewidths=0, label=label)
     axes.axline((real[0], real[0]), slope=1, color="black", linewidth=0.8)
-    unit = f" ({unit})" if unit else ""
-    axes.set(xlabel=f"test samples{unit}", ylabel=f"synthetic, training samples{unit}")
+    axes.set(xlabel="test samples", ylabel="synthetic, training samples")
     axes.legend(markerscale=3, handletextpad=0.1, borderpad=0.2)
 
 
-def draw_scores(axes: Axes, measures: dict[str, Measure]) -> None:
-    """Draw the table of how classifiers and contrasts learned from synthetic rows do on test rows."""
-    names = ("tstr_accuracy", "tstr_balanced_accuracy", "tstr_macro_f1", "de_overlap_50", "log_fold_change_correlation")
-    rows = ("accuracy", "balanced accuracy", "macro F1", "top 50 genes", "log-fold changes")
-    known = ((measures[name]["value"], measures[name].get("reference")) for name in names)
-    cells = [["-" if number is None else f"{number:.3f}" for number in pair] for pair in known]
-    table = axes.table(cells, rowLabels=rows, colLabels=("synthetic", "real"), bbox=(0.52, 0.1, 0.85, 0.8))
+def draw_scores(axes: Axes, measures: dict[str, dict[str, Any]]) -> None:
+    """Draw the table of how classifiers and contrasts learned from synthetic samples do on test samples."""
+    pairs = ((measures[name]["value"], measures[name].get("reference")) for name in FIGURE_SCORES)
+    cells = [["-" if number is None else f"{number:.3f}" for number in pair] for pair in pairs]
+    names, columns = [*FIGURE_SCORES.values()], ("synthetic", "real")
+    table = axes.table(cells, rowLabels=names, colLabels=columns, bbox=(0.52, 0.1, 0.85, 0.8))
     table.auto_set_font_size(False)
     table.set_fontsize(13)
     axes.set_axis_off()
 
 
-def draw_attacks(axes: Axes, evidence: Evidence) -> None:
+def draw_attacks(axes: Axes, side: Side) -> None:
     """Draw how many members each attack finds against how many others it takes for members."""
-    from sklearn.metrics import roc_curve
+    if isinstance(side.attacks, UnavailableError):
+        raise side.attacks
+    for (key, attack), colour, style in zip(side.attacks.items(), TYPE_COLOURS, ("-", "--", "-.", ":"), strict=False):
+        label = f"{attack.auc().value:.2f} {ATTACKS[key]}"
+        others, members, _ = sklearn.metrics.roc_curve(attack.member, attack.scores, sample_weight=attack.weights)
+        axes.plot(others, members, style, color=colour, linewidth=2, label=label)
+    rates = np.geomspace(1e-3, 1)
+    axes.plot(rates, rates, color="black", linewidth=0.8, label="0.50 guessing")
+    axes.set(xlabel="others taken for members", ylabel="members found", xscale="log", yscale="log")
+    axes.set(xlim=(1e-3, 1), ylim=(1e-3, 1))  # what matters is who is found at few false alarms (Carlini et al. 2022)
+    axes.axvline(0.01, color=OTHER_COLOUR, linewidth=0.8)
+    axes.legend(title="AUC", loc="upper left", borderpad=0.2, handlelength=2, fontsize=11)
 
-    need(len(evidence.attacks), 1, "training samples known")
-    lines = {"attack_auc": ("nearest", "-"), "density_ratio_attack_auc": ("density ratio", "--")}
-    for (name, (label, style)), colour in zip(lines.items(), (SYNTHETIC_COLOUR, TYPE_COLOURS[3]), strict=True):
-        one = evidence.attacks[name]
-        others, members, _ = roc_curve(one.member, one.scores)
-        axes.plot(others, members, style, color=colour, label=f"{one.auc()[0]:.2f} {label}")
-    axes.plot([0, 1], [0, 1], ":", color="black", linewidth=0.8, label="0.50 guessing")
-    axes.set(xlabel="others taken for members", ylabel="members found", xlim=(0, 1), ylim=(0, 1))
-    axes.legend(title="AUC", loc="lower right", borderpad=0.2, handlelength=1)
 
-
-def draw_report(path: Path, report: dict[str, Any], evidence: Evidence, title: str) -> None:
-    """Draw a report to path: groups, means, variances, correlations, scores and attacks, one panel each."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    even = evidence.even
-    types = len(even.types)
+def draw_report(path: Path, report: Report, title: str) -> None:
+    """Draw a report to path: types, means, variances, scores, correlations and attacks, one panel each."""
+    side, rng = report.synthetic, stream(report.synthetic.seed, "report figure")
+    even, types = side.even, len(side.even.types)
+    pairs = functools.partial(draw_pairs, even=even, rng=rng)
+    means, variances = (lambda samples, i=i: type_moments(samples, types, even.sd)[i] for i in (0, 1))
     panels: dict[str, Callable[[Axes], None]] = {
-        "Samples by type": lambda axes: draw_plane(axes, even),
-        "Means of genes in types": lambda axes: draw_pairs(
-            axes, even, lambda rows: type_moments(rows, types, even.sd)[0], "sd"
+        "Samples by type": lambda axes: draw_plane(axes, even, rng),
+        "Means of genes in types (sd)": functools.partial(pairs, statistic=means),
+        "Log variances within types": functools.partial(pairs, statistic=variances),
+        "Learned from synthetic or from real": lambda axes: draw_scores(axes, report.measures[UTILITY]),
+        "Correlations of genes": functools.partial(
+            pairs, statistic=lambda samples: correlations(samples.x[:, side.columns])
         ),
-        "Variances of genes within types": lambda axes: draw_pairs(
-            axes, even, lambda rows: type_moments(rows, types, even.sd)[1] / math.log(10), "log10"
-        ),
-        "Learned from synthetic or from real": lambda axes: draw_scores(axes, report["behaves_real"]),
-        "Correlations of genes": lambda axes: draw_pairs(axes, even, lambda rows: correlations(rows[0]), ""),
-        "Who was in the training data?": lambda axes: draw_attacks(axes, evidence),
+        "Who was in the training data?": lambda axes: draw_attacks(axes, side),
     }
-    answers = {True: "yes", False: "no", None: "cannot be told"}
-    verdicts = (f"{QUESTIONS[name]}: {answers[verdict['ok']]}" for name, verdict in report["verdicts"].items())
+    verdicts = "   ".join(
+        f"{question}: {ANSWERS[report.verdicts[group]['ok']]}" for group, (_, question) in GROUPS.items()
+    )
     with matplotlib.rc_context({"font.size": 13, "axes.titlesize": 14}):
-        figure = Figure(figsize=(14.5, 9), dpi=120, layout="constrained")
-        figure.suptitle(title + "\n" + "   ".join(verdicts), fontsize=16, parse_math=False)
+        figure = matplotlib.figure.Figure(figsize=(14.5, 9), dpi=150, layout="constrained")
+        figure.suptitle(f"{title}\n{verdicts}", fontsize=16, parse_math=False)
         grid = figure.subplots(2, 3, width_ratios=(1.25, 1, 1))
-        for axes, (name, panel) in zip(grid.flat, panels.items(), strict=True):
+        for axes, (name, draw) in zip(grid.flat, panels.items(), strict=True):
             axes.set_title(name)
             try:
-                panel(axes)
-            except TooFewError as why:
+                draw(axes)
+            except UnavailableError as why:
                 axes.text(0.5, 0.5, textwrap.fill(str(why), 30), ha="center", va="center")
                 axes.set_axis_off()
         with replacing(path) as beside:
             figure.savefig(beside)
 
 
-def describe(cohort: Cohort) -> dict[str, Any]:
-    """Return the results' entry for the data."""
-    return {
-        "name": cohort.name,
-        "simulated": cohort.simulated,
-        "samples": len(cohort.samples),
-        "genes": len(cohort.genes),
-        "types": len(set(cohort.types)),
-        "groups": len(set(cohort.groups)),
-        "sha256": cohort.sha256(),
-    }
+# ---- figures -----------------------------------------------------------------------------------------------------
+
+CURVES = {  # of accuracy by epoch: published column, colour, and a line and marker that tell them apart in grey
+    "augmented": ("trained w/ synthetic data", "#b2182b", "o-"),
+    "same_steps": ("same steps w/o synthetic data", "#4d4d4d", "s--"),
+    "real": ("trained w/o synthetic data", "#67a9cf", "^:"),
+}
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    names = ("numpy", "tensorflow", "keras", "scikit-learn", "scipy", "imbalanced-learn")
-    found = {name: metadata.version(name) for name in names}
-    return {"rnagen": __version__, "python": platform.python_version(), **found}
-
-
-def write_json(path: Path, results: dict[str, Any]) -> None:
-    """Write results to path, whole or not at all."""
+def draw_accuracy(path: Path, table: list[dict[str, float]], title: str, band: str) -> None:
+    """Draw test accuracy by epoch, with bands that `band` explains, to path."""
+    figure = matplotlib.figure.Figure(figsize=(7, 4.6), dpi=200, layout="constrained")
+    axes = figure.add_subplot()
+    epochs = [row["epochs"] for row in table]
+    for key, (label, colour, style) in CURVES.items():
+        axes.plot(epochs, [row[key] for row in table], style, color=colour, label=label, markersize=5, linewidth=1.8)
+        if f"{key}_low" in table[0]:
+            low, high = ([row[f"{key}_{end}"] for row in table] for end in ("low", "high"))
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.set_xlabel("Epochs (same steps: as many steps as with synthetic data)", fontsize=12)
+    axes.set_ylabel("Test accuracy", fontsize=12)
+    axes.set_xlim(0.5, len(table) + 0.5)
+    axes.set_title(title, parse_math=False, fontsize=13)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.tick_params(labelsize=11)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize=11, title=band or None)
     with replacing(path) as beside:
-        beside.write_text(json.dumps(results, indent=2) + "\n")
+        figure.savefig(beside)
 
 
-# ---- command line ------------------------------------------------------------------------------------------------
+def write_accuracy_table(path: Path, table: list[dict[str, float]]) -> None:
+    """Write accuracy by epoch to a .csv: the published columns, the control, and the ends of the bands."""
+    ends = [key for key in table[0] if key.endswith(("_low", "_high"))]
+    keys = ["real", "augmented", "same_steps"]
+    with replacing(path) as beside, open(beside, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["Epochs", *(CURVES[key][0] for key in keys), *ends])
+        writer.writerows([row[key] for key in ("epochs", *keys, *ends)] for row in table)
 
 
+# ---- command line: what the user asks for, and what is printed and written; nothing above knows args ---------------
+
+TEMPERATURES = (0.01, 10)  # the least and the most
+FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
 ANY_FLAGS = {"results", "seed", "debug"}  # what goes with what, where not everything does
-DRAW_FLAGS = {"load_model", "output", "n_samples", "per_type", "balance", "temperature", "shard", "overwrite"}
-REAL_FLAGS = {"rnaseq", "types", "layer", "data", "transform", "group_regex", "test_fraction", "train_per_type"}
-REPORT_FLAGS = REAL_FLAGS | {"report", "train_ids"}
+DRAW_FLAGS = {
+    "load_model",
+    "predict",
+    "output",
+    "n_samples",
+    "per_type",
+    "balance",
+    "temperature",
+    "shard",
+    "overwrite",
+}
+DATA_FLAGS = {"rnaseq", "types", "type_column", "layer", "data", "transform", "group_regex", "top_k_types"}
+SPLIT_FLAGS = {"test_fraction", "train_per_type", "train_ids"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -3917,45 +5611,27 @@ def whole_number(least: int, most: int = 10**9) -> Callable[[str], int]:
     return parse
 
 
-def fraction(text: str) -> float:
-    """Parse a number of at least 0 and under 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0 and under 1")
-    return value
+def number(within: Callable[[float], bool], what: str) -> Callable[[str], float]:
+    """Return a parser of numbers that are within bounds, which `what` says in words."""
 
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not within(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return value
 
-def temperature(text: str) -> float | str:
-    """Parse a temperature, or auto."""
-    if text == "auto":
-        return text
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    least, most = TEMPERATURES
-    if not least <= value <= most:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number from {least} to {most}")
-    return value
-
-
-def samples_or_auto(text: str) -> int | str:
-    """Parse a number of samples, or auto."""
-    try:
-        return text if text == "auto" else whole_number(1)(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}, or auto") from error
+    return parse
 
 
 def type_count(text: str) -> tuple[str, int]:
     """Parse TYPE=N, where the type may hold = too."""
-    name, _, number = text.rpartition("=")
-    if not name or not re.fullmatch(r"\d{1,9}", number):
+    name, _, count = text.rpartition("=")
+    if not name or not re.fullmatch(r"\d{1,9}", count):
         raise argparse.ArgumentTypeError(f"{text!r} is not TYPE=N with a whole number N")
-    return name, int(number)
+    return name, int(count)
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -3978,6 +5654,16 @@ def file_ending_in(*suffixes: str) -> Callable[[str], Path]:
     return parse
 
 
+class PredictAction(argparse.Action):
+    """Takes the two paths of --predict."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        try:
+            namespace.predict = Path(values[0]), file_ending_in(*PREDICTION_SUFFIXES)(values[1])
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
+
+
 def pattern(text: str) -> str:
     """Parse a regular expression with a capture group."""
     try:
@@ -3988,231 +5674,110 @@ def pattern(text: str) -> str:
     return text
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("data")
-    group.add_argument(
-        "--rnaseq",
-        type=Path,
-        metavar="FILE",
-        help="expression table: samples in rows, a column a gene (default: see --data)",
+def add_data_arguments(add: Callable[..., Any]) -> None:
+    add("--rnaseq", type=Path, metavar="FILE", help="expression table (default: see --data)")
+    add("--types", type=Path, metavar="FILE", help="table of sample ids and types (default: a column of --rnaseq)")
+    add("--type_column", metavar="NAME", help="column that holds the types (default: found by its name)")
+    add("--layer", metavar="NAME", help="matrix of an .h5ad file: a layer, or raw (default: X)")
+    sources = (
+        "CANDLE files from cache or network (candle), a simulated cohort, or the first that is there (default: auto)"
     )
-    group.add_argument(
-        "--types",
-        type=Path,
-        metavar="FILE",
-        help="type table: sample id, type, perhaps `group`; for .h5ad also a column of obs "
-        "(default: the column `type` of --rnaseq)",
-    )
-    group.add_argument("--layer", metavar="NAME", help="matrix of an .h5ad file: a layer, or raw (default: X)")
-    group.add_argument(
-        "--data",
-        choices=("auto", "candle", "simulated"),
-        help="without --rnaseq: auto takes the CANDLE files from the cache or the network, else the simulated cohort "
-        "(default: auto)",
-    )
-    group.add_argument(
-        "-k",
-        "--top_k_types",
-        type=whole_number(2),
-        metavar="N",
-        help="number of most frequent types kept (default: 20, or all if fewer)",
-    )
-    group.add_argument(
-        "--transform",
-        choices=("auto", "none", "log2"),
-        default="auto",
-        help="train on log2(x + 1); auto does where values look like counts or TPM (default: auto)",
-    )
-    group.add_argument(
-        "--group_regex",
-        type=pattern,
-        metavar="REGEX",
-        help="its first capture group in a sample id names the patient or cell line "
-        "(default: TCGA barcodes and CANDLE ids)",
-    )
-    group.add_argument(
-        "--test_fraction",
-        type=fraction,
-        default=0.5,
-        metavar="X",
-        help="share of each type's groups held out for testing; 0 trains the generator on every sample and skips the "
-        "experiment (default: 0.5)",
-    )
+    add("--data", choices=("auto", "candle", "simulated"), help=f"without --rnaseq: {sources}")
+    add("-k", "--top_k_types", type=whole_number(2), metavar="N", help="most frequent types kept (default: 20, or all)")
+    transforms = "what is trained on: log2(x + 1), log2(CPM + 1) or values as they are (default: auto, by the values)"
+    add("--transform", choices=("auto", *TRANSFORMS), default="auto", help=transforms)
+    grouping = "its capture group in a sample id names the patient or cell line (default: TCGA and CANDLE ids)"
+    add("--group_regex", type=pattern, metavar="REGEX", help=grouping)
+    held_out = "share of each type's groups held out; 0 trains on every sample, without the experiment (default: 0.5)"
+    share = number(lambda value: 0 <= value < 1, "a number of at least 0 and under 1")
+    add("--test_fraction", type=share, default=0.5, metavar="X", help=held_out)
+    add("--check", action="store_true", help="say how the tables are read, and stop (default: off)")
 
 
-def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("generator")
-    group.add_argument("-m", "--model", choices=tuple(MODEL_NAMES), default="cvae", help="generator (default: cvae)")
-    group.add_argument(
-        "-d",
-        "--latent_dim",
-        type=whole_number(1, LARGEST_LATENT),
-        metavar="N",
-        help="latent dimensions (default: as many, up to 64, as make held-out training samples likeliest; 200 for "
-        "gaussian)",
-    )
-    group.add_argument(
-        "-e",
-        "--epochs",
-        type=whole_number(1),
-        default=DEFAULT_EPOCHS,
-        metavar="N",
-        help="generator's passes over the training rows, of which the best is kept (default: 20)",
-    )
-    group.add_argument(
-        "-b",
-        "--batch_size",
-        type=whole_number(1),
-        default=128,
-        metavar="N",
-        help="generator's rows a training step (default: 128)",
-    )
-    group.add_argument(
-        "-n",
-        "--n_samples",
-        type=samples_or_auto,
-        metavar="N",
-        help="synthetic samples, each of a random type; auto takes as many, none included, as help on inner folds of "
-        "the training samples (default: 10000)",
-    )
-    group.add_argument(
-        "--per_type",
-        type=type_count,
-        nargs="+",
-        action="extend",
-        metavar="TYPE=N",
-        help="synthetic samples of each named type, instead of --n_samples (default: off)",
-    )
-    group.add_argument(
-        "--balance",
-        action="store_true",
-        help="as many synthetic samples of each type as bring its training samples up to those of the commonest, "
-        "instead of --n_samples (default: off)",
-    )
-    add_temperature_argument(group)
+def add_generator_arguments(add: Callable[..., Any]) -> None:
+    add("-m", "--model", choices=tuple(MODEL_NAMES), default="cvae", help="generator (default: cvae)")
+    latent = "latent dimensions (default: up to 64 by held-out likelihood; 200 for gaussian)"
+    add("-d", "--latent_dim", type=whole_number(1, MAX_LATENT), metavar="N", help=latent)
+    epochs = "generator's passes over the training samples; the best is kept (default: 20)"
+    add("-e", "--epochs", type=whole_number(1), default=20, metavar="N", help=epochs)
+    batch = "generator's samples per training step (default: 128)"
+    add("-b", "--batch_size", type=whole_number(1), default=128, metavar="N", help=batch)
+    random = "synthetic samples, each of a random type (default: 10000)"
+    add("-n", "--n_samples", type=whole_number(1), default=10_000, metavar="N", help=random)
+    exact = "synthetic samples of each named type, instead of --n_samples (default: off)"
+    add("--per_type", type=type_count, nargs="+", action="extend", metavar="TYPE=N", help=exact)
+    balance = "bring each type up to the most frequent one, instead of --n_samples (default: off)"
+    add("--balance", action="store_true", help=balance)
+    (low, high), spread = TEMPERATURES, "spread around the type's mean; 1 is that of real samples"
+    heat = number(lambda value: low <= value <= high, f"a number from {low} to {high}")
+    add("--temperature", type=heat, metavar="X", help=f"{spread} (default: 1.5 to train on, 1 in files and reports)")
+    positive = number(lambda value: 0 < value < math.inf, "a number above 0")
+    bound = "fit -m gaussian with differential privacy: for one patient, this epsilon (default: off)"
+    add("--epsilon", type=positive, metavar="E", help=bound)
+    small = number(lambda value: 0 < value < 0.1, "a number above 0 and under 0.1")
+    add("--delta", type=small, default=1e-5, metavar="D", help="the delta of --epsilon (default: 1e-05)")
+    known = "table of other samples that all may know, from which --epsilon takes scale and directions (default: none)"
+    add("--public", type=Path, metavar="FILE", help=known)
 
 
-def add_temperature_argument(group: Any) -> None:
-    group.add_argument(
-        "--temperature",
-        type=temperature,
-        metavar="X",
-        help="spread of synthetic samples around their type's mean, 1 is that of the real ones; auto takes what helps "
-        "most on inner folds of the training samples (default: auto in the experiment, 1 in --output)",
-    )
+def add_experiment_arguments(add: Callable[..., Any]) -> None:
+    passes = "classifier's passes over its training samples (default: 2)"
+    add("--classifier_epochs", type=whole_number(1), default=2, metavar="N", help=passes)
+    trainings = "trainings of each classifier, whose mean is reported (default: 5)"
+    add("--trainings", type=whole_number(1, 1000), default=5, metavar="N", help=trainings)
+    few = "at most N training samples per type (default: all)"
+    add("--train_per_type", type=whole_number(1), metavar="N", help=few)
+    repeats = "repeat the experiment on R splits, by seeds from --seed on (default: 1)"
+    add("--repeats", type=whole_number(1, 1000), default=1, metavar="R", help=repeats)
+    compare = "compare with copies, SMOTE, a Gaussian and strong classifiers (default: off)"
+    add("--compare", action="store_true", help=compare)
+    figure = "figure and .csv of 1 to 20 classifier epochs in a folder or .png .pdf .svg (default: off; PATH: here)"
+    add("--plot", nargs="?", const=".", metavar="PATH", help=figure)
+    add("--results", type=Path, metavar="FILE.json", help="write everything found to this file (default: off)")
+    add("--seed", type=whole_number(0), default=2021, metavar="N", help="seed of everything random (default: 2021)")
 
 
-def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("experiment")
-    group.add_argument(
-        "--classifier_epochs",
-        type=whole_number(1),
-        default=2,
-        metavar="N",
-        help="classifier's passes over its training rows (default: 2)",
-    )
-    group.add_argument(
-        "--train_per_type",
-        type=whole_number(1),
-        metavar="N",
-        help="at most N training samples of each type, to see where synthetic ones start to pay (default: all)",
-    )
-    group.add_argument(
-        "--repeats",
-        type=whole_number(1, 1000),
-        default=1,
-        metavar="R",
-        help="repeat split and training with R seeds, from --seed on: mean, 95%% interval, paired test (default: 1)",
-    )
-    group.add_argument(
-        "--compare",
-        action="store_true",
-        help="compare with copies, SMOTE and a Gaussian of each type at equal training steps (default: off)",
-    )
-    group.add_argument(
-        "--plot",
-        nargs="?",
-        const=".",
-        metavar="PATH",
-        help="compare 1 to 20 classifier epochs in a table, a figure and a .csv at PATH, "
-        "a folder or a .png, .pdf or .svg (default: off; without PATH the working directory)",
-    )
-    group.add_argument(
-        "--results", type=Path, metavar="FILE.json", help="write everything found to this file (default: off)"
-    )
-    group.add_argument(
-        "--seed", type=whole_number(0), default=2021, metavar="N", help="seed of everything random (default: 2021)"
-    )
+def add_report_arguments(add: Callable[..., Any]) -> None:
+    report = "judge fidelity, utility and privacy: a table, report.json and report.png in this folder (default: off)"
+    add("--report", type=Path, metavar="DIR", help=report)
+    foreign = "judge this table, made by any tool, with a column `type`, and stop (default: off)"
+    add("--report_only", type=Path, metavar="SYNTHETIC", help=foreign)
+    ids = "ids, one per line, that --report_only or --load_model was trained on (default: none; the split by --seed)"
+    add("--train_ids", type=Path, metavar="FILE", help=ids)
 
 
-def add_report_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("report")
-    group.add_argument(
-        "--report",
-        type=Path,
-        metavar="DIR",
-        help="judge synthetic samples beside held-out ones: do they look and behave real, do they give anyone away; "
-        "a table, and report.json and report.png in this folder (default: off)",
-    )
-    group.add_argument(
-        "--report_only",
-        type=Path,
-        metavar="SYNTHETIC",
-        help="judge this table, made by any tool, with a column `type`, against the data, and stop (default: off)",
-    )
-    group.add_argument(
-        "--train_ids",
-        type=Path,
-        metavar="FILE",
-        help="sample ids, one a line, that the generator of --report_only or --load_model was trained on (default: "
-        "none for --report_only, the split by --seed for --load_model)",
-    )
+def add_file_arguments(add: Callable[..., Any]) -> None:
+    table_file, model_file = file_ending_in(*WRITERS), file_ending_in(".safetensors")
+    output = f"write synthetic samples to a {' '.join(WRITERS)} (default: off)"
+    add("--output", type=table_file, metavar="FILE", help=output)
+    add("--save_model", type=model_file, metavar="FILE", help="write the generator to a .safetensors (default: off)")
+    add("--load_model", type=model_file, metavar="FILE", help="use a saved generator, without training (default: off)")
+    new = "type the samples of table NEW by the best classifier into OUT, a .tsv .csv .parquet (default: off)"
+    add("--predict", nargs=2, action=PredictAction, metavar=("NEW", "OUT"), help=new)
+    part = "with --load_model, draw only the I-th of K parts of --output (default: all)"
+    add("--shard", type=shard, metavar="I/K", help=part)
+    add("--overwrite", action="store_true", help="let tables and models replace a file (default: off)")
 
 
-def add_file_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("files to keep")
-    group.add_argument(
-        "--output",
-        type=file_ending_in(*WRITERS),
-        metavar="FILE",
-        help=f"write synthetic samples, drawn for the purpose, to a {' '.join(WRITERS)} (default: off)",
-    )
-    model_file = file_ending_in(".safetensors")
-    group.add_argument(
-        "--save_model", type=model_file, metavar="FILE", help="write the generator to a .safetensors (default: off)"
-    )
-    group.add_argument(
-        "--load_model",
-        type=model_file,
-        metavar="FILE",
-        help="draw --output from a saved generator, without data or training (default: off)",
-    )
-    group.add_argument(
-        "--shard",
-        type=shard,
-        metavar="I/K",
-        help="with --load_model, draw only the I-th of K parts of --output, for as many processes (default: all)",
-    )
-    group.add_argument(
-        "--overwrite", action="store_true", help="let --output and --save_model replace a file (default: off)"
-    )
+ARGUMENTS = {
+    "data": add_data_arguments,
+    "generator": add_generator_arguments,
+    "experiment": add_experiment_arguments,
+    "report": add_report_arguments,
+    "files to keep": add_file_arguments,
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     layout = argparse.RawDescriptionHelpFormatter
     parser = Parser("rnagen.py", description=__doc__, formatter_class=layout, allow_abbrev=False, add_help=False)
-    add_data_arguments(parser)
-    add_generator_arguments(parser)
-    add_experiment_arguments(parser)
-    add_report_arguments(parser)
-    add_file_arguments(parser)
-    about = parser.add_argument_group("about")
-    about.add_argument("--debug", action="store_true", help="show the traceback of an error (default: one line)")
-    about.add_argument(
-        "--version", action="version", version=f"rnagen {__version__}", help="print the version and stop"
-    )
-    about.add_argument("-h", "--help", action="help", help="print this and stop")
+    for title, add_arguments in ARGUMENTS.items():
+        add_arguments(parser.add_argument_group(title).add_argument)
+    add = parser.add_argument_group("about").add_argument
+    add("--debug", action="store_true", help="show the traceback of an error (default: one line)")
+    add("--version", action="version", version=f"rnagen {__version__}", help="print the version and stop")
+    add("-h", "--help", action="help", help="print this and stop")
     return parser
 
 
@@ -4222,7 +5787,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     for action in probe._actions:
         action.default = argparse.SUPPRESS
-    given = vars(probe.parse_args(argv))  # what the user gave, defaults given by hand included
+    given = vars(probe.parse_args(argv)).keys()  # what the user gave, defaults given by hand included
 
     def refuse(names: Iterable[str], why: str) -> None:
         for name in names:
@@ -4230,25 +5795,28 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
                 parser.error(f"argument --{name}: {why}")
 
     if args.rnaseq is None:
-        refuse(["types"], "give its expression table by --rnaseq as well")
+        refuse(["types", "type_column"], "give its expression table by --rnaseq as well")
     else:
         refuse(["data"], "is for runs without --rnaseq; give one of the two")
     if args.rnaseq is None or args.rnaseq.suffix != ".h5ad":
         refuse(["layer"], "is for --rnaseq FILE.h5ad")
-    if len({"n_samples", "per_type", "balance"} & given.keys()) > 1:
+    if len({"n_samples", "per_type", "balance"} & given) > 1:
         refuse(["balance", "per_type"], "say how many samples in one way: --n_samples, --per_type or --balance")
     if args.per_type and len(dict(args.per_type)) < len(args.per_type):
         parser.error("argument --per_type: a type is named twice; name it once")
-    if args.load_model:
-        allowed = ANY_FLAGS | DRAW_FLAGS | (REPORT_FLAGS if args.report else set())
-        refuse(sorted(given.keys() - allowed), "does not go with --load_model, whose file settles it")
+    if args.check:
+        refuse(sorted(given - ANY_FLAGS - DATA_FLAGS - {"check"}), "does not go with --check, which only reads tables")
+    elif args.load_model:
+        real = DATA_FLAGS - {"top_k_types"} | SPLIT_FLAGS | {"report"}
+        allowed = ANY_FLAGS | DRAW_FLAGS | (real if args.report else set())
+        refuse(sorted(given - allowed), "does not go with --load_model, whose file settles it")
         if not args.output:
-            refuse(["n_samples", "per_type", "balance", "shard", "overwrite"], "is for --output, which is not given")
-        if not args.output and not args.report:
+            refuse(["n_samples", "per_type", "balance", "shard"], "is for --output, which is not given")
+        if not args.output and not args.report and not args.predict:
             parser.error("argument --load_model: name the file for its samples by --output")
     elif args.report_only:
-        allowed = ANY_FLAGS | REPORT_FLAGS | {"report_only", "top_k_types"}
-        refuse(sorted(given.keys() - allowed), "does not go with --report_only, which trains and draws nothing")
+        allowed = ANY_FLAGS | DATA_FLAGS | SPLIT_FLAGS | {"report", "report_only"}
+        refuse(sorted(given - allowed), "does not go with --report_only, which trains and draws nothing")
     if args.train_ids:
         refuse(["test_fraction", "train_per_type"], "does not go with --train_ids, which splits the samples")
     if not args.load_model:
@@ -4257,19 +5825,267 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         refuse(["train_ids"], "is for --report_only and --load_model; a run knows whom it trains on")
     if args.model == "gaussian":
         refuse(["epochs", "batch_size"], "is for the autoencoders; a Gaussian is not trained in steps")
+    if args.epsilon is None:
+        refuse(["delta", "public"], "is for --epsilon, which is not given")
+    elif args.model != "gaussian":
+        parser.error("argument --epsilon: is for -m gaussian; networks are not trained with differential privacy here")
+    else:
+        refuse(["compare", "predict"], "does not go with --epsilon: what it fits is not covered by the guarantee")
+        refuse(["repeats"], "does not go with --epsilon: every fit would cost as much privacy again")
     if args.test_fraction == 0:
         refuse(
-            ["plot", "classifier_epochs", "repeats", "compare", "report", "report_only"],
+            ["plot", "classifier_epochs", "trainings", "repeats", "compare", "report", "report_only"],
             "needs test samples; give a --test_fraction above 0",
         )
-        if not args.output and not args.save_model:
-            parser.error("argument --test_fraction 0: name what to keep by --output or --save_model")
+        if not args.output and not args.save_model and not args.predict:
+            parser.error("argument --test_fraction 0: name what to keep by --output, --save_model or --predict")
     return args
+
+
+TITLES = {
+    "real": "Train a type classifier:",
+    "sampling": "Generate {n_synthetic} RNAseq samples:",
+    "augmented": "Train a type classifier with synthetic data:\n{n_training} + {n_synthetic} = {total} samples",
+}
+CLOSINGS = {"real": "Evaluate on test data:", "augmented": "Evaluate again on original test data:"}
+SHOWN_TYPES = 10  # of the types with their counts
+
+
+class Terminal:
+    """Prints results on stdout as they are reported, notes on stderr, with a live bar where stderr is a terminal.
+
+    A quiet one says nothing: of several workers the first one speaks.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet, self.bar = quiet, None
+
+    def print(self, line: str = "") -> None:
+        """Print a line of results, clear of any live bar."""
+        if not self.quiet:
+            tqdm.tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
+
+    def warn(self, message: str) -> None:
+        """Say in one line what the user should know but did not ask for."""
+        if not self.quiet:
+            tqdm.tqdm.write(f"rnagen: {message}", file=sys.stderr)
+            sys.stderr.flush()
+
+    def __call__(self, event: Any) -> None:
+        """Print what a computation reports."""
+        if isinstance(event, str):
+            self.warn(event)
+        elif isinstance(event, Progress):
+            self.print_progress(event)
+        elif isinstance(event, Started):
+            total = event.n_training + event.n_synthetic
+            title = TITLES.get(event.what, f"Train {MODEL_NAMES.get(event.what)}:")
+            values = {"n_training": event.n_training, "n_synthetic": event.n_synthetic, "total": total}
+            self.print("\n" + title.format(**values))
+        elif isinstance(event, FactorModel):
+            shrunk = f"the pooled covariance counts as {event.latent_dim} samples beside a type's own"
+            if event.kind == "private":
+                shrunk = "made of noised statistics alone"
+            if event.kind == "gaussian":
+                shrunk = "each type's covariance shrunk to the pooled one by Ledoit-Wolf"
+            self.print(f"Factor model: {event.latent_dim} latent dimensions, {shrunk}")
+        elif isinstance(event, TrainedGenerator):
+            if event.history and event.epoch < event.epochs:
+                kept = f"of epoch {event.epoch}" if event.epoch else "before training"
+                self.print(f"Kept the weights {kept}: lowest val_loss")
+        elif isinstance(event, Sampling):
+            rate = event.as_dict()["samples_per_second"]
+            self.print(f"Done in {event.seconds:.3f} seconds ({rate:.1f} samples/s).")
+        elif isinstance(event, ArmScores):
+            self.print(f"\n{CLOSINGS[event.name]}\nloss: {event.loss:.4f} - accuracy: {format_scores(event.accuracy)}")
+
+    def print_progress(self, event: Progress) -> None:
+        """Move the live bar on; print the line of an epoch that is over."""
+        if event.metrics:
+            line = " - ".join(f"{name}: {value:.4f}" for name, value in event.metrics.items())
+            before = f"Epoch {event.epoch}/{event.epochs}" if event.epoch else "Before training"
+            self.print(f"{before} - {line if event.epoch else line.split(' - ')[0]}")
+        if self.quiet or not sys.stderr.isatty():
+            return
+        if self.bar is None:
+            self.bar = tqdm.tqdm(total=event.all_steps, leave=False)
+        self.bar.update(event.steps)
+        if self.bar.n >= event.all_steps:
+            self.bar.close()
+            self.bar = None
+
+
+def format_scores(scores: Scores) -> str:
+    """Format the mean of a score over trainings, with its sd where there are several."""
+    spread = "" if scores.sd is None else f" (sd {scores.sd:.4f} over {len(scores.values)} trainings)"
+    return f"{scores.mean:.4f}{spread}"
+
+
+def print_cohort(terminal: Terminal, cohort: Cohort) -> None:
+    """Print what the data are, and say what was decided in reading them."""
+    counts = cohort.type_counts()
+    terminal.print(
+        f"Data: {cohort.name}: {len(cohort.samples)} samples, {len(cohort.genes)} genes, {len(counts)} types"
+    )
+    shown = ", ".join(f"{shorten(name, 30)} {count}" for name, count in list(counts.items())[:SHOWN_TYPES])
+    more = f" and {len(counts) - SHOWN_TYPES} more" * (len(counts) > SHOWN_TYPES)
+    terminal.print(textwrap.fill(f"Types: {shown}{more}", 80, subsequent_indent="  ", break_on_hyphens=False))
+    for note in cohort.notes:
+        terminal.warn(note)
+
+
+TRANSFORM_NAMES = {"none": "none", "log2": "log2(x + 1)", "cpm": "log2(CPM + 1), each sample by its own depth"}
+TRANSFORM_REASONS = {
+    "none": "values are on their scale",
+    "log2": "values look like TPM",
+    "cpm": "whole numbers look like counts",
+}
+
+
+def print_privacy(terminal: Terminal, privacy: dict[str, Any]) -> None:
+    """Print what a differentially private fit guarantees, what is taken as public, and what is not covered."""
+    lines = [
+        f"Privacy: epsilon {privacy['epsilon']:g}, delta {privacy['delta']:g} (mu {privacy['mu']:.3f}) for "
+        f"{privacy['unit']}: no attack on samples drawn or on the saved generator can have an AUC above "
+        f"{privacy['attack_ceiling']:.3f}",
+        f"Taken as public: {'; '.join(privacy['public'])}",
+        "Not covered: accuracy, validation, report, results and figures, which are computed from the private samples",
+    ]
+    for line in lines:
+        terminal.print(textwrap.fill(line, 80, subsequent_indent="  ", break_on_hyphens=False))
+
+
+def print_check(terminal: Terminal, cohort: Cohort, asked: str) -> None:
+    """Print the rest of what was understood of a cohort: types, groups, scale and transform."""
+    terminal.print(
+        f"Types from: column {cohort.type_column}" if cohort.type_column else "Types from: the cohort itself"
+    )
+    terminal.print(f"Groups: {len(set(cohort.groups))}, {cohort.grouping}")
+    low, high = np.fmin.reduce(cohort.expression, axis=None), np.fmax.reduce(cohort.expression, axis=None)
+    missing = int(np.isnan(cohort.expression).sum())
+    terminal.print(f"Values: {low:g} to {high:g}, {missing} missing")
+    transform = resolve_transform(cohort.expression, asked)
+    why = TRANSFORM_REASONS[transform] if asked == "auto" else "as asked"
+    terminal.print(f"Transform: {TRANSFORM_NAMES[transform]}: {why}")
+
+
+def print_dataset(terminal: Terminal, dataset: Dataset, cohort: Cohort, transform: str, limit: int | None) -> None:
+    """Print how a cohort was split and preprocessed; limit is that of training samples per type."""
+    groups = len(set(cohort.groups))
+    terminal.print(
+        f"Top {len(dataset.types)} types: {len(cohort.samples)} samples in {groups} groups: {cohort.grouping}"
+    )
+    terminal.print(
+        f"Split by groups: {dataset.n_training} training samples ({len(dataset.validation)} of them to validate), "
+        f"{len(dataset.test)} test samples"
+    )
+    if limit:
+        terminal.print(f"Training samples limited to {limit} per type")
+    fitted = dataset.preprocessing
+    dropped, unmeasured = (~fitted.kept).sum(), np.isnan(fitted.constant[~fitted.kept]).sum()
+    if dropped:
+        terminal.print(
+            f"Genes dropped: {dropped - unmeasured} constant and {unmeasured} all missing in the training samples"
+        )
+    if dataset.missing:
+        terminal.print(f"Missing values: {dataset.missing} in the training samples, taken as their gene's mean")
+    if fitted.transform != "none":
+        why = TRANSFORM_REASONS[fitted.transform] if transform == "auto" else "as asked"
+        terminal.print(
+            f"Transform: {TRANSFORM_NAMES[fitted.transform]}: {why}; synthetic samples come in the table's own units"
+        )
+    if not len(dataset.validation):
+        terminal.warn("too few training samples to set any aside: val_ figures are of the training samples themselves")
+
+
+def print_accuracy(terminal: Terminal, summary: Summary) -> None:
+    """Print what synthetic samples changed, then the control and the interval of this one split."""
+    real, control, augmented = summary.real.mean, summary.same_steps.mean, summary.augmented.mean
+    change = f"{(augmented - real) / real:+.2%}" if real else "n/a"
+    terminal.print(f"Test accuracy change: {change} ({real:.4f} -> {augmented:.4f})")
+    points = f"synthetic data adds {100 * summary.gain.mean:+.2f} points"
+    terminal.print(f"Same training steps on real data alone: {control:.4f} ({points})")
+    if summary.gain.interval:
+        low, high = (100 * end for end in summary.gain.interval)
+        terminal.print(f"95% interval of that gain, on this one split: {low:+.2f} to {high:+.2f} points")
+    else:
+        terminal.print("The interval of that gain is unavailable: one training does not tell its noise (--trainings)")
+
+
+def print_repeat(terminal: Terminal, repeat: int, repeats: int, summary: Summary) -> None:
+    """Print what one more split has shown, in a line."""
+    accuracies = f"{summary.real.mean:.4f} -> {summary.augmented.mean:.4f}"
+    control = f"same steps on real data {summary.same_steps.mean:.4f}"
+    gain = f"{100 * summary.gain.mean:+.2f} points"
+    terminal.print(f"Repeat {repeat + 1}/{repeats}: {accuracies}, {control} ({gain})")
+
+
+def format_p_value(p_value: float | None) -> str:
+    """Format a p-value, empty where there is none."""
+    return "" if p_value is None else f"{p_value:.3f}" if p_value >= 0.001 else "<0.001"
+
+
+def print_repeats(terminal: Terminal, repeats: int, gain: Gain) -> None:
+    """Print what the splits have in common."""
+    chance = f", p {format_p_value(gain.p_value)}" * (gain.p_value is not None)
+    terminal.print(f"Over {repeats} splits synthetic data adds {in_points(gain)} points of accuracy{chance}")
+    terminal.print("(95% interval between splits, corrected for the samples that they share)")
+
+
+def print_comparison(terminal: Terminal, comparison: ClassifierComparison, repeats: int) -> None:
+    """Print a table of classifiers, each one's gain over the control, and the verdict."""
+    terminal.print(f"\nCompare classifiers{f' over {repeats} splits' * (repeats > 1)} (gain in balanced accuracy over")
+    terminal.print("copies, in points, with its 95% interval; folds: balanced accuracy on inner folds):")
+    chance = any(one.gain.p_value is not None for one in comparison.classifiers)
+    terminal.print(f"{'':35s} {'accur.':>6s} {'balan.':>6s} {'folds':>6s} {'gain':>22s}" + "      p" * chance)
+    for one in comparison.classifiers:
+        fold = comparison.fold_scores.get(one.name, math.nan)
+        scores = f"{one.scores['accuracy']:.4f} {one.scores['balanced_accuracy']:.4f} "
+        scores += f"{'':>6s}" if math.isnan(fold) else f"{fold:.4f}"
+        gain, p_value = in_points(one.gain), format_p_value(one.gain.p_value)
+        if one.name == CONTROL:
+            gain, p_value = "", ""
+        terminal.print(f"{one.name:35s} {scores} {gain:>22s}{f' {p_value:>6s}' * chance}".rstrip())
+    words = verdict(comparison.helped, comparison.difference, comparison.fold_scores)
+    terminal.print(textwrap.fill(words, 80, subsequent_indent="  ", break_on_hyphens=False))
+
+
+def print_epochs(terminal: Terminal, table: Sequence[dict[str, float]]) -> None:
+    """Print accuracy by epoch."""
+    terminal.print("\nPlot test accuracy using models trained with and without synthetic data:")
+    terminal.print("training time: before vs after")
+    for row in table:
+        curves = f"{row['real']:.4f} vs {row['augmented']:.4f} (same steps on real data: {row['same_steps']:.4f})"
+        terminal.print(f"# epochs = {row['epochs']}: {curves}")
+
+
+def print_written(terminal: Terminal, drawn: dict[str, Any], genes: int) -> None:
+    """Print what was written to --output."""
+    part = "" if "shard" not in drawn else f" (part {drawn['shard'][0]} of {drawn['shard'][1]} of {drawn['of']})"
+    hot = f" at temperature {drawn['temperature']:g}" * (drawn["temperature"] != 1)
+    samples = f"{drawn['n']} synthetic samples{part} of {genes} genes{hot}"
+    terminal.print(f"\nWrote {samples} to {drawn['path']} in {drawn['seconds']:.3f} seconds")
+
+
+REPORT_SAMPLES = 5000  # drawn for a report
+REPORT_FILES = ("report.json", "report.png")
+
+
+def plot_path(given: str, types: int, simulated: bool) -> Path:
+    """Return where the figure goes: the published name in the given folder, or the given file, marked if simulated."""
+    path = Path(given)
+    if path.is_dir():
+        path /= f"test-accuracy-comparison-{types}-types.png"
+    elif path.suffix not in FIGURE_SUFFIXES:
+        raise RnagenError(f"--plot {path}: is neither a folder nor a name ending in {' '.join(FIGURE_SUFFIXES)}")
+    return path.with_name(f"{path.stem}-simulated{path.suffix}") if simulated else path
 
 
 def planned_outputs(args: argparse.Namespace) -> list[tuple[str, Path]]:
     """Return the (flag, path) of every file that the run may write."""
     flags = {"--results": args.results, "--output": args.output, "--save_model": args.save_model}
+    flags["--predict"] = args.predict and args.predict[1]
     outputs = [(flag, path) for flag, path in flags.items() if path]
     if args.report:
         outputs += [("--report", args.report / name) for name in REPORT_FILES]
@@ -4279,307 +6095,394 @@ def planned_outputs(args: argparse.Namespace) -> list[tuple[str, Path]]:
     return outputs
 
 
-def settle(args: argparse.Namespace, order: Order, tables: Tables, seed: int) -> tuple[Order, float, dict[str, Any]]:
-    """Return which synthetic rows the classifier gets, at which temperature, and what the results say of the choice.
-
-    Whatever the user has not set is chosen by inner validation, where there is something to choose.
-    """
-    orders = [order]
-    if args.n_samples == "auto":
-        fewer = [Order(tables.training)] if tables.training >= FEWEST_TO_MATCH else []
-        orders = [*fewer, Order(DEFAULT_SAMPLES)]
-    asked = args.temperature or (1.0 if args.test_fraction == 0 else "auto")
-    temperatures = CHOICE_TEMPERATURES if asked == "auto" else (asked,)
-    choices = list(itertools.product(orders, temperatures))
-    if args.n_samples == "auto":
-        choices.insert(0, (Order(0), 1.0))
-    if len(choices) == 1 or not any(len(one.labels(tables.types, tables.counts(), seed, "choice")) for one in orders):
-        return order, choices[0][1], {}
-    return choose_augmentation(args.model, args.latent_dim, choices, tables, seed)
-
-
-def experiment(
-    args: argparse.Namespace,
-    tables: Tables,
-    train: Callable[[], Synthesiser],
-    labels: np.ndarray,
-    temperature: float,
-    seed: int,
-) -> tuple[dict[str, Any], dict[str, np.ndarray], np.ndarray | None]:
-    """Train a classifier without, a generator, and a classifier with synthetic rows of these types; compare them.
-
-    Returns the results' entries, the predicted types of the test rows by kind of training, and accuracy by epoch.
-    """
-    epochs = {args.classifier_epochs, *(range(1, PLOT_EPOCHS + 1) if args.plot is not None else ())}
-    real_rows = len(tables.train[1])
-    control_steps = steps_of(real_rows + len(labels), epochs)
-    real = ClassifierRun(tables.train, tables, [*steps_of(real_rows, epochs), *control_steps], seed)
-    before = real.train(args.classifier_epochs, "Train a type classifier:", "Evaluate on test data:")
-    predicted = {"real": real.predict()}
-
-    rows, sampled = generate(train(), labels, temperature, seed, tables.train)
-
-    augmented = ClassifierRun(rows, tables, control_steps, seed)
-    del rows  # the run has them
-    total = f"{tables.training} + {len(labels)} = {tables.training + len(labels)} samples"
-    title = f"Train a type classifier with synthetic data:\n{total}"
-    after = augmented.train(args.classifier_epochs, title, "Evaluate again on original test data:")
-    steps = augmented.training.steps
-    control = real.accuracy_at(steps)
-    predicted[CONTROL] = real.predict()
-    if args.compare:
-        for name, genes in draw_peers(tables, labels, seed):
-            peer = ClassifierRun(joined(tables.train, (genes, labels.astype(np.int32))), tables, [steps], seed)
-            peer.accuracy_at(steps)
-            predicted[name] = peer.predict()
-            peer.training.release()
-    predicted[f"this {args.model}"] = augmented.predict()
-    results = {"accuracy": compare_accuracy(before, control, after), "sampling": sampled}
-    return results, predicted, accuracy_by_epoch(real, augmented) if args.plot is not None else None
-
-
-def learn_once(
-    args: argparse.Namespace, order: Order, cohort: Cohort, seed: int, workers: Workers
-) -> tuple[Synthesiser, dict[str, Any], tuple[Any, ...]]:
-    """Learn from a cohort, with the experiment unless every sample is to train the generator.
-
-    Returns the generator, the results, and the test rows' types with what experiment returns beside its results.
-    """
-    tables = prepare_tables(cohort, args.test_fraction, args.transform, seed, args.train_per_type)
-    order.labels(tables.types, tables.counts(), seed, "experiment")  # an unknown type is found before any work
-    results: dict[str, Any] = {"train_samples": tables.training, "test_samples": len(tables.test[1])}
-    tables = tables.resident(use_devices(workers))
-    chosen_order, temperature, choice = settle(args, order, tables, seed)
-    labels = chosen_order.labels(tables.types, tables.counts(), seed, "experiment")
-    by_choice = chosen_order.n_samples if args.n_samples == "auto" else None
-    recommended = by_choice, temperature if choice and temperature != args.temperature else None
-    results["augmentation"] = {"n_samples": len(labels), "temperature": temperature, **choice}
-    learned = []
-
-    def train() -> Synthesiser:
-        network = (args.model, args.latent_dim, args.epochs, args.batch_size)
-        generator, results["generator"] = train_generator(*network, tables, seed)
-        results["generator"]["seconds"] += choice.get("seconds", 0.0)
-        names = (tables.genes, tables.types, tables.counts())
-        learned.append(Synthesiser(generator, tables.preprocessing, *names, recommended, tables.trained_on))
-        return learned[0]
-
-    if args.test_fraction == 0:
-        return train(), results, ()
-    found, *scores = experiment(args, tables, train, labels, temperature, seed)
-    return learned[0], results | found, ((np.asarray(tables.test[1]), tables.test_groups), *scores)
-
-
-def load_data(args: argparse.Namespace) -> Cohort:
-    """Return the data asked for, and say what they are."""
-    source = args.data or "auto"
-    cohort = load_cohort(source, args.rnaseq, args.types, args.layer, args.group_regex, args.seed)
-    say(
-        f"Data: {cohort.name}: {len(cohort.samples)} samples, {len(cohort.genes)} genes, {len(set(cohort.types))} types"
+def check_outputs(args: argparse.Namespace) -> None:
+    """Find out before any training whether each output can be written; tables and models are replaced only if asked."""
+    inputs = (
+        args.rnaseq,
+        args.types,
+        args.load_model,
+        args.report_only,
+        args.train_ids,
+        args.public,
+        (args.predict or [None])[0],
     )
+    taken = {path.resolve(): "an input" for path in inputs if path}
+    for flag, path in planned_outputs(args):
+        folder = path.resolve().parent
+        try:
+            if path.exists() and not path.is_file():
+                raise RnagenError(f"{flag} {path}: is a directory or device; name a file")
+            with tempfile.TemporaryFile(dir=folder.parent if flag == "--report" and not folder.exists() else folder):
+                pass
+        except OSError as error:
+            raise RnagenError(f"{flag} {path}: cannot be written ({error.strerror}); name another file") from error
+        if path.resolve() in taken:
+            raise RnagenError(f"{flag} {path}: is {taken[path.resolve()]} of this run too; name another file")
+        taken[path.resolve()] = f"what {flag} writes"
+        if flag in ("--output", "--save_model", "--predict") and path.exists() and not args.overwrite:
+            raise RnagenError(f"{flag} {path}: exists; name another file, or replace it by --overwrite")
+
+
+def write_json(path: Path, results: dict[str, Any]) -> None:
+    """Write results to path, whole or not at all."""
+    finite = json.loads(json.dumps(results, default=str), parse_constant=lambda _: None)  # NaN is no JSON
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(finite, indent=2) + "\n")
+
+
+def describe_cohort(cohort: Cohort) -> dict[str, Any]:
+    """Return the results' entry for the data."""
+    return {
+        "name": cohort.name,
+        "simulated": cohort.simulated,
+        "samples": len(cohort.samples),
+        "genes": len(cohort.genes),
+        "types": len(set(cohort.types)),
+        "groups": len(set(cohort.groups)),
+        "sha256": cohort.sha256(),
+        "type_counts": cohort.type_counts(),
+        "type_column": cohort.type_column,
+        "notes": list(cohort.notes),
+    }
+
+
+def describe_run(args: argparse.Namespace, workers: Workers) -> dict[str, Any]:
+    """Return what a result depends on: arguments, versions and number of workers."""
+    packages = {"tensorflow": tf, "keras": keras, "pandas": pd, "scikit-learn": sklearn, "scipy": scipy}
+    loaded = {name: package.__version__ for name, package in packages.items() if package.is_loaded()}
+    versions = {"rnagen": __version__, "python": platform.python_version(), "numpy": np.__version__, **loaded}
+    return {"arguments": vars(args), "versions": versions, "workers": workers.count}
+
+
+def read_data(args: argparse.Namespace, terminal: Terminal) -> Cohort:
+    """Return the data asked for, and print what they are."""
+    config = TableConfig(args.rnaseq, args.types, args.type_column, args.layer, args.group_regex, args.data or "auto")
+    cohort = load_cohort(config, args.seed)
+    print_cohort(terminal, cohort)
     return cohort
 
 
-def digest_of(args: argparse.Namespace) -> str:
+def digest_arguments(args: argparse.Namespace) -> str:
     """Hash the arguments that all workers must have in common; paths and what is done with the results may differ."""
     own = {"rnaseq", "types", "output", "save_model", "results", "report", "overwrite", "debug"}
     common = {name: value for name, value in vars(args).items() if name not in own} | {"plot": args.plot is not None}
     return hashlib.sha256(json.dumps(common, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def learn(args: argparse.Namespace, order: Order, workers: Workers) -> tuple[Synthesiser, dict[str, Any], Cohort]:
-    """Learn from the data asked for, as often as asked, and say what the repeats have in common.
+@dataclass(frozen=True)
+class Learned:
+    """What a run has learned: the experiment with its generator, the data, and the results so far."""
 
-    Returns the generator of the first, the results, and the samples of the types kept.
+    experiment: Experiment
+    cohort: Cohort
+    results: dict[str, Any]
+
+
+def model_config(args: argparse.Namespace, cohort: Cohort, terminal: Terminal) -> ModelConfig:
+    """Return which generator is asked for; one with differential privacy is fitted here, and its guarantee printed."""
+    private = None
+    if args.epsilon:
+        public = None
+        if args.public:
+            public = read_cohort(TableConfig(args.public))
+        training, _ = split_cohort(cohort, args.test_fraction, args.seed, args.train_per_type)
+        private = fit_private(training, public, args.epsilon, args.delta, args.transform)
+        print_privacy(terminal, asdict(private[2]))
+    return ModelConfig(args.model, args.latent_dim, args.epochs, args.batch_size, private)
+
+
+def run_repeats(
+    args: argparse.Namespace, cohort: Cohort, plan: SamplingPlan, workers: Workers, terminal: Terminal
+) -> tuple[Experiment, dict[str, Any]]:
+    """Run the experiment as often as asked, each time on another split; print and return what it comes to.
+
+    The experiment is that of the first split.
     """
-    cohort = load_data(args)
-    if workers.count > 1:  # a lone run need not hash its table for this
-        workers.compare({"arguments": digest_of(args), "tables": cohort.sha256()})
-    if args.output:
-        check_genes(args.output, cohort.genes)
-    cohort = keep_top_types(cohort, args.top_k_types)
-    synthesiser, results, scores = learn_once(args, order, cohort, args.seed, workers)
-    results = {"data": describe(cohort), **results}
-    if args.test_fraction == 0:
-        return synthesiser, results, cohort
-    accuracies, repeats = [results["accuracy"]], [scores]
-    for repeat in range(1, args.repeats):
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            _, again, scores = learn_once(args, order, cohort, args.seed + repeat, workers)
-        accuracies.append(again["accuracy"])
-        repeats.append(scores)
-        say_repeat(repeat, args.repeats, again["accuracy"])
-    tests, predicted, by_epoch = zip(*repeats, strict=True)
+    model = model_config(args, cohort, terminal)
+    config = ExperimentConfig(
+        args.classifier_epochs,
+        args.trainings,
+        args.temperature or TRAINING_TEMPERATURE,
+        args.compare,
+        args.plot is not None,
+    )
+    summaries: list[Summary] = []
+    for repeat in range(args.repeats):
+        seed = args.seed + repeat
+        dataset = prepare_dataset(cohort, args.test_fraction, args.transform, seed, args.train_per_type)
+        if not repeat:
+            print_dataset(terminal, dataset, cohort, args.transform, args.train_per_type)
+            workers = workers.with_devices()
+        found = run_experiment(dataset, plan, model, config, seed, workers, ignore if repeat else terminal)
+        summaries.append(summarise(found))
+        if repeat:
+            print_repeat(terminal, repeat, args.repeats, summaries[-1])
+        else:
+            print_accuracy(terminal, summaries[0])
+            first = replace(found, arms={})
+            results = {
+                "train_samples": dataset.n_training,
+                "test_samples": len(dataset.test),
+                "augmentation": {"n_samples": found.sampling.n, "temperature": config.temperature},
+                "generator": found.trained.as_dict(),
+                "accuracy": summaries[0].accuracy(),
+                "sampling": found.sampling.as_dict(),
+            }
+        del found, dataset  # there may be no room for two
     if args.repeats > 1:
-        results["repeats"] = summarise_repeats(accuracies)
+        gain = between_splits(np.array([one.gain.mean for one in summaries]), args.test_fraction)
+        print_repeats(terminal, args.repeats, gain)
+        accuracies = [one.accuracy() for one in summaries]
+        results["repeats"] = {
+            "n": args.repeats,
+            "accuracy": accuracies,
+            "gain": {"measure": "accuracy", **asdict(gain)},
+        }
     if args.compare:
-        results["compare"] = summarise_ladder(list(zip(tests, predicted, strict=True)))
-        say(verdict(results["compare"], results["sampling"]["n"]))
+        comparison = combine_comparisons([one.comparison for one in summaries], args.test_fraction)
+        print_comparison(terminal, comparison, args.repeats)
+        results["compare"] = [one.as_dict() for one in comparison.classifiers]
+        results["inner_folds"] = comparison.fold_scores
+        results["verdict"] = verdict(comparison.helped, comparison.difference, comparison.fold_scores)
     if args.plot is not None:
-        results["plot"] = compare_epochs(by_epoch)
-    if args.plot is not None and workers.chief:
-        path = plot_path(args.plot, len(set(cohort.types)), cohort.simulated)
-        numbers = write_plot(results["plot"], path, f"{cohort.name}, {len(set(cohort.types))} types")
-        say(f"Written to {path} and {numbers.name}")
-    return synthesiser, results, cohort
+        results["plot"] = accuracy_by_epoch([one.curves for one in summaries], args.test_fraction)
+        print_epochs(terminal, results["plot"])
+        if workers.chief:
+            write_accuracy(args, cohort, results["plot"], terminal)
+    return first, results
 
 
-def temperature_asked(args: argparse.Namespace, synthesiser: Synthesiser) -> float:
-    """Return the temperature of what is drawn to be kept or judged: 1 unless the user asks for another."""
-    return synthesiser.recommended[1] if args.temperature == "auto" else args.temperature or 1.0
+def write_accuracy(args: argparse.Namespace, cohort: Cohort, table: list[dict[str, float]], terminal: Terminal) -> None:
+    """Write the figure of accuracy by epoch and its numbers."""
+    types = len(set(cohort.types))
+    path = plot_path(args.plot, types, cohort.simulated)
+    band = f"band: 95% interval over {args.repeats} splits" if args.repeats > 1 else ""
+    if args.repeats == 1 and args.trainings > 1:
+        band = f"band: sd over {args.trainings} trainings"
+    draw_accuracy(path, table, f"{cohort.name}, {types} types", band)
+    write_accuracy_table(path.with_suffix(".csv"), table)
+    terminal.print(f"Written to {path} and {path.with_suffix('.csv').name}")
 
 
-def split_as_asked(args: argparse.Namespace, real: Cohort) -> tuple[Cohort, Cohort]:
+def train_only(
+    args: argparse.Namespace, cohort: Cohort, plan: SamplingPlan, workers: Workers, terminal: Terminal
+) -> tuple[Experiment, dict[str, Any]]:
+    """Train a generator on every sample, without the experiment."""
+    dataset = prepare_dataset(cohort, 0, args.transform, args.seed, args.train_per_type)
+    print_dataset(terminal, dataset, cohort, args.transform, args.train_per_type)
+    workers = workers.with_devices()
+    terminal(Started(args.model))
+    model = model_config(args, cohort, terminal)
+    trained = train_generator(model, dataset, args.seed, workers, terminal)
+    terminal(trained)
+    if args.model != "gaussian" and len(dataset.validation):
+        steps = f"for as many steps as {trained.epoch} epochs had"
+        terminal.print(f"Fitted and trained again on all {dataset.n_training} samples, {steps}")
+    labels = plan.labels(dataset.types, dataset.counts(), args.seed, "training 0")
+    config = ExperimentConfig(PLOT_EPOCHS, temperature=args.temperature or TRAINING_TEMPERATURE)
+    results = {"train_samples": dataset.n_training, "test_samples": 0, "generator": trained.as_dict()}
+    return Experiment(dataset, config, args.seed, trained, labels), results
+
+
+def learn(args: argparse.Namespace, plan: SamplingPlan, workers: Workers, terminal: Terminal) -> Learned:
+    """Read the data and learn from the samples of the types kept."""
+    cohort = read_data(args, terminal)
+    if workers.count > 1:  # a lone run need not hash its table for this
+        workers.check_agreement({"arguments": digest_arguments(args), "tables": cohort.sha256()})
+    if args.output:
+        check_gene_names(args.output, cohort.genes)
+    cohort = keep_top_types(cohort, args.top_k_types)
+    types = np.unique(cohort.types)
+    plan.labels(types, np.ones(len(types), int), args.seed, "check")  # an unknown type is found before any work
+    train = run_repeats if args.test_fraction else train_only
+    experiment, results = train(args, cohort, plan, workers, terminal)
+    results = {"data": describe_cohort(cohort), **results}
+    return Learned(experiment, cohort, results)
+
+
+def predict(
+    args: argparse.Namespace, experiment: Experiment | None, sampler: Sampler, terminal: Terminal
+) -> dict[str, Any]:
+    """Type the samples of a new table by the best classifier, or a saved generator's Bayes rule; write what it says."""
+    source, target = args.predict
+    if experiment is not None:
+        classifier = choose_classifier(experiment)
+        on_folds = f"balanced accuracy {classifier.score:.4f} on inner folds of the training samples"
+        terminal.print(f"\nClassifier: {classifier.name}: the best of all, {on_folds}")
+    else:
+        classifier = bayes_rule_of(sampler)
+        terminal.print("\nClassifier: Bayes rule of the saved generator")
+    new = read_new_samples(source, args.layer if source.suffix == ".h5ad" else None, sampler.genes)
+    for note in new.notes:
+        terminal.warn(note)
+    table, notes = type_samples(classifier, sampler, new, source)
+    for note in notes:
+        terminal.warn(note)
+    write_predictions(target, table)
+    terminal.print(f"Typed {len(table)} samples of {source}, written to {target}")
+    counts = {name: int(count) for name, count in table["type"].value_counts().items()}
+    return {"path": str(target), "classifier": classifier.name, "score": classifier.score, "type_counts": counts}
+
+
+def split_as_asked(args: argparse.Namespace, real: Cohort, terminal: Terminal) -> tuple[Cohort, Cohort]:
     """Return the samples that a generator was trained on, as --train_ids or --seed say, and those held out."""
     if args.train_ids:
-        return split_by_ids(real, read_ids(args.train_ids), args.train_ids)
-    training, _, testing = split_cohort(real, args.test_fraction, args.seed, args.train_per_type)
-    return training, testing
+        training, test, notes = split_by_ids(real, read_ids(args.train_ids), args.train_ids)
+        for note in notes:
+            terminal.warn(note)
+        return training, test
+    return split_cohort(real, args.test_fraction, args.seed, args.train_per_type)
 
 
-def try_table(args: argparse.Namespace, real: Cohort) -> Trial:
-    """Return the trial of the given table of synthetic samples against real ones."""
-    drawn = read_cohort(args.report_only, None, None, remedy="add the type of each sample")
-    training, testing = split_as_asked(args, keep_shared(real, drawn.genes, drawn.types, str(args.report_only)))
-    return put_on_trial(training, testing, drawn, args.transform, "" if args.train_ids else UNKNOWN_TRAINING)
+def synthetic_table(args: argparse.Namespace, real: Cohort, terminal: Terminal) -> Evaluation:
+    """Return what there is to judge the given table of synthetic samples by."""
+    drawn = read_cohort(TableConfig(args.report_only))
+    real, notes = keep_shared(real, drawn.genes, drawn.types, str(args.report_only))
+    for note in (*drawn.notes, *notes):
+        terminal.warn(note)
+    training, test = split_as_asked(args, real, terminal)
+    unknown = "" if args.train_ids else UNKNOWN_TRAINING
+    return align_for_evaluation(training, test, drawn, args.transform, unknown)
 
 
-def try_generator(args: argparse.Namespace, real: Cohort, synthesiser: Synthesiser) -> Trial:
-    """Return the trial of a generator against real samples.
+def drawn_for_report(
+    args: argparse.Namespace, real: Cohort, sampler: Sampler, trained_on: str, terminal: Terminal
+) -> Evaluation:
+    """Return what there is to judge a generator by, with as many samples of it as a report looks at.
 
-    As many samples are drawn as a report looks at, types in the proportions of its training samples.
+    Types are drawn in the proportions of the training samples; trained_on is the fingerprint of these.
     """
-    real = keep_shared(real, synthesiser.genes, synthesiser.types, str(args.load_model))
-    training, testing = split_as_asked(args, real)
-    recognised = synthesiser.trained_on == training.fingerprint()
+    real, notes = keep_shared(real, sampler.genes, sampler.types, str(args.load_model))
+    training, test = split_as_asked(args, real, terminal)
+    recognised = trained_on == training.fingerprint()
     if args.train_ids and not recognised:
-        note(f"{args.load_model} was saved with other training samples than those in {args.train_ids}")
-    known = {name: number for number, name in enumerate(synthesiser.types.tolist())}
+        notes.append(f"{args.load_model} was saved with other training samples than those in {args.train_ids}")
+    for note in notes:
+        terminal.warn(note)
+    codes = {name: code for code, name in enumerate(sampler.types.tolist())}
     types = stream(args.seed, "report types").permutation(training.types)
-    labels = np.resize([known[name] for name in types.tolist()], REPORT_ROWS)
-    rows = np.concatenate([*synthesiser.draw(labels, args.seed, "report", temperature_asked(args, synthesiser))])
+    labels = np.resize([codes[name] for name in types.tolist()], REPORT_SAMPLES)
+    rows = np.concatenate([*sampler.draw(labels, args.seed, "report", args.temperature or 1.0)])
     ids = sample_ids(0, len(rows)).astype(str)
-    drawn = Cohort("synthetic", False, rows, ids, synthesiser.genes, synthesiser.types[labels], ids, "")
-    hidden = "" if recognised or args.train_ids else UNKNOWN_TRAINING
-    return put_on_trial(training, testing, drawn, args.transform, hidden)
+    drawn = Cohort("synthetic", False, rows, ids, sampler.genes, sampler.types[labels], ids, "")
+    unknown = "" if recognised or args.train_ids else UNKNOWN_TRAINING
+    return align_for_evaluation(training, test, drawn, args.transform, unknown)
 
 
-def report_on(args: argparse.Namespace, trial: Trial, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Judge a trial, print what is found and write it to the folder asked for; return the results' entry."""
+def judge(
+    args: argparse.Namespace,
+    real: Cohort,
+    sampler: Sampler | None,
+    trained_on: str,
+    manifest: dict[str, Any],
+    terminal: Terminal,
+) -> dict[str, Any]:
+    """Judge a generator, or a table; print what is found and write it to the folder asked for."""
     start = time.perf_counter()
-    trial = trial.thinned(stream(args.seed, "report samples"))
-    report, evidence = judge(trial, args.seed)
+    if sampler:
+        evaluation = drawn_for_report(args, real, sampler, trained_on, terminal)
+    else:
+        evaluation = synthetic_table(args, real, terminal)
+    report = evaluate(evaluation, args.seed)
+    for note in report.evaluation.notes:
+        terminal.warn(note)
     origin = shorten(args.report_only.name, 40) if args.report_only else "drawn for this report"
-    say_report(report, trial, origin)
+    for line in ("", *format_report(report, origin)):
+        terminal.print(line)
+    found = report.as_dict()
     if args.report:
         args.report.mkdir(exist_ok=True)
         data, figure = (args.report / name for name in REPORT_FILES)
-        write_json(data, report | {"manifest": manifest})
-        title = f"Synthetic samples ({origin}) of {manifest['data']['name']}, {len(trial.types)} types"
-        draw_report(figure, report, evidence, title)
-        say(f"Report written to {data} and {figure.name} in {time.perf_counter() - start:.1f} seconds")
-    return report
-
-
-def load(args: argparse.Namespace) -> Synthesiser:
-    """Return the saved generator asked for.
-
-    Raises
-    ------
-    RnagenError
-        What load_model raises; it cannot answer what it is asked.
-    """
-    synthesiser = load_model(args.load_model)
-    if args.output:
-        check_genes(args.output, synthesiser.genes)
-    for flag, given, chosen in zip(
-        ("n_samples", "temperature"), (args.n_samples, args.temperature), synthesiser.recommended, strict=True
-    ):
-        if given == "auto" and chosen is None:
-            raise RnagenError(f"--{flag} auto: none was chosen when {args.load_model} was saved; give a number")
-    return synthesiser
+        write_json(data, found | {"manifest": manifest})
+        types = len(report.evaluation.types)
+        draw_report(figure, report, f"Synthetic samples ({origin}) of {manifest['data']['name']}, {types} types")
+        seconds = time.perf_counter() - start
+        terminal.print(f"Report written to {data} and {figure.name} in {seconds:.1f} seconds")
+    return found
 
 
 def run(args: argparse.Namespace) -> None:
     """Carry out what the command line asks for, with the other workers where there are any."""
-    workers = ALONE if args.load_model or args.report_only else join_workers()
-    with contextlib.ExitStack() as stack:
-        if not workers.chief:  # it takes part, and leaves no trace
-            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-            args.output = args.save_model = args.report = args.results = None
-        carry_out(args, workers)
-        workers.gather(np.zeros(1))  # nobody leaves before the chief has written all
-
-
-def carry_out(args: argparse.Namespace, workers: Workers) -> None:
-    """Learn or load a generator, write what is to be kept, and judge it."""
+    alone = args.load_model or args.report_only or args.check
+    workers = ALONE if alone else join_workers()
+    terminal = Terminal(quiet=not workers.chief)
     if workers.chief:
-        inputs = [path for path in (args.rnaseq, args.types, args.load_model, args.report_only, args.train_ids) if path]
-        kept = [] if args.overwrite else [path for path in (args.output, args.save_model) if path]
-        check_outputs(planned_outputs(args), inputs, kept)
-    asked = DEFAULT_SAMPLES if args.n_samples in (None, "auto") else args.n_samples
-    order = Order(asked, tuple(args.per_type or ()), args.balance)
+        check_outputs(args)
+    else:  # it takes part, and leaves no trace
+        args.output = args.save_model = args.report = args.results = None
+    plan = SamplingPlan(args.n_samples, tuple(args.per_type or ()), args.balance)
 
-    synthesiser, cohort, results = None, None, {}
+    learned, sampler, cohort, trained_on, results = None, None, None, "", {}
     if args.load_model:
-        synthesiser = load(args)
-    elif not args.report_only:
-        synthesiser, results, cohort = learn(args, order, workers)
+        sampler = load_model(args.load_model)
+        trained_on = sampler.trained_on
+        if args.output:
+            check_gene_names(args.output, sampler.genes)
+    elif not alone:
+        learned = learn(args, plan, workers, terminal)
+        sampler, cohort, results = learned.experiment.sampler, learned.cohort, learned.results
+        trained_on = learned.experiment.dataset.trained_on
     if args.save_model:
-        save_model(args.save_model, synthesiser)
-        say(f"\nSaved the generator to {args.save_model}")
-    if args.output:
-        if args.n_samples == "auto":
-            order = replace(order, n_samples=synthesiser.recommended[0])
-        labels = order.labels(synthesiser.types, synthesiser.counts, args.seed, "output")
-        temperature = temperature_asked(args, synthesiser)
-        results["output"] = write_samples(
-            args.output, synthesiser, labels, temperature, args.seed, args.shard or (1, 1)
+        likelihoods = None if sampler.privacy else held_out_likelihoods(learned.experiment)
+        save_model(args.save_model, replace(sampler, likelihoods=likelihoods))
+        terminal.print(f"\nSaved the generator to {args.save_model}")
+        carried = "number, and noised statistics," if sampler.privacy else "mean, range and number"
+        terminal.warn(
+            f"{args.save_model} carries the {carried} of the training samples of each type; share it only where you "
+            f"would share those"
         )
-    if cohort is None and (args.report or args.report_only):
-        cohort = load_data(args)
+    if args.output:
+        labels = plan.labels(sampler.types, sampler.counts, args.seed, "output")
+        heat, part = args.temperature or 1.0, args.shard or (1, 1)
+        results["output"] = write_samples(args.output, sampler, labels, heat, args.seed, part, terminal)
+        print_written(terminal, results["output"], len(sampler.genes))
+    if args.predict:
+        results["predict"] = predict(args, learned and learned.experiment, sampler, terminal)
+    if cohort is None and (args.check or args.report or args.report_only):
+        cohort = read_data(args, terminal)
         if args.top_k_types:
             cohort = keep_top_types(cohort, args.top_k_types)
-        results["data"] = describe(cohort)
-    arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-    manifest = {"arguments": arguments, "versions": versions(), "workers": workers.count}
+        results["data"] = describe_cohort(cohort)
+    if args.check:
+        print_check(terminal, cohort, args.transform)
     if args.report or args.report_only:
-        trial = try_generator(args, cohort, synthesiser) if synthesiser else try_table(args, cohort)
-        results["report"] = report_on(args, trial, manifest | {"data": results["data"]})
+        manifest = describe_run(args, workers) | {"data": results["data"], "privacy": sampler and sampler.privacy}
+        results["report"] = judge(args, cohort, sampler, trained_on, manifest, terminal)
+    if sampler and sampler.privacy:
+        results["privacy"] = sampler.privacy
     if args.results:
-        write_json(args.results, manifest | results)
+        write_json(args.results, describe_run(args, workers) | results)
+    workers.barrier()  # nobody leaves before the chief has written all
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Return whether TensorFlow says that a device's memory is used up."""
-    tensorflow = sys.modules.get("tensorflow")  # if it is not there it says nothing
-    return tensorflow is not None and isinstance(error, tensorflow.errors.ResourceExhaustedError)
+    """Return whether memory, of the machine or of a device, is used up."""
+    return isinstance(error, MemoryError) or (tf.is_loaded() and isinstance(error, tf.errors.ResourceExhaustedError))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run rnagen and return 0, or say in one line why not and return 1 (data), 130 (Ctrl-C) or exit 2 (usage)."""
+    """Run rnagen; return 0, 1 (data) or 130 (Ctrl-C), or exit with 2 (usage)."""
     args = parse_arguments(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name must not end the run on an ASCII terminal
     try:
         run(args)
-    except KeyboardInterrupt:
-        note("interrupted")
+    except KeyboardInterrupt:  # of a program that calls this; see end_on_interrupts
+        print("rnagen: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        memory = isinstance(error, MemoryError) or out_of_memory(error)
+        memory = out_of_memory(error)
         # OSError: a full disk, a closed pipe
-        expected = memory or isinstance(error, RnagenError | OSError | ImportError)
-        if args.debug or not expected:
+        if args.debug or not (memory or isinstance(error, RnagenError | OSError | ImportError)):
             raise
         reason = (str(error) or "not enough memory").split("\n")[0]
-        modules = isinstance(error, ImportError)
-        remedy = "; ask for fewer samples by --n_samples" * memory + "; pip install -r requirements.txt" * modules
-        note(f"error: {reason}{remedy}")
+        remedy = "; ask for fewer samples by --n_samples" * memory
+        remedy += "; pip install -r requirements.txt" * isinstance(error, ImportError)
+        print(f"rnagen: error: {reason}{remedy}", file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
+    end_on_interrupts()
     raise SystemExit(main())

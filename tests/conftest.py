@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import re
 import sys
@@ -46,6 +47,16 @@ def call(*arguments: object) -> Run:
     return Run(code, out.getvalue(), err.getvalue())
 
 
+def refuse_constant(text: str) -> None:
+    """Refuse NaN and Infinity, which are no JSON."""
+    raise ValueError(f"{text} is no JSON")
+
+
+def results_of(path: str | Path) -> dict:
+    """Return what --results wrote, which every parser of JSON must be able to read."""
+    return json.loads(Path(path).read_text(), parse_constant=refuse_constant)
+
+
 def make_table(rows: int = 24, genes: int = 20, types: tuple[str, ...] = TYPES, seed: int = 0) -> pd.DataFrame:
     """Return expression of types that differ in their means and share two factors, with `type`, by sample id."""
     rng = np.random.default_rng(seed)
@@ -70,13 +81,30 @@ def write_tables(folder: Path, table: pd.DataFrame, suffix: str = ".tsv") -> lis
     return ["--rnaseq", rnaseq, "--types", types]
 
 
-QUICK = ("-e", 4, "-n", 50, "-b", 32, "-d", 3, "--temperature", 1)  # nothing to choose by inner validation
+def read_files(files: list[object]) -> rnagen.Cohort:
+    """Return the cohort of files that write_tables wrote."""
+    return rnagen.read_cohort(rnagen.TableConfig(Path(str(files[1])), Path(str(files[3]))))
+
+
+QUICK = ("-e", 4, "-n", 50, "-b", 32, "-d", 3, "--trainings", 2)
 
 
 @pytest.fixture
 def tables(tmp_path: Path) -> list[object]:
     """Return the arguments that name a small cohort."""
     return write_tables(tmp_path, make_table())
+
+
+@pytest.fixture(scope="session")
+def hard(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
+    """Return the arguments that name a cohort of five types that no classifier tells apart without error."""
+    rng = np.random.default_rng(3)
+    label = np.repeat(np.arange(5), 24)
+    values = rng.normal(0, 0.4, (5, 60))[label] + rng.normal(size=(120, 3)) @ rng.normal(0, 1, (3, 60))
+    table = pd.DataFrame(values + rng.normal(0, 1, values.shape), columns=[f"G{i}" for i in range(60)]).round(4)
+    table.index = pd.Index([f"S{i}" for i in range(120)], name="Sample")
+    table["type"] = [f"t{i}" for i in label]
+    return write_tables(tmp_path_factory.mktemp("hard"), table)
 
 
 @pytest.fixture(autouse=True)

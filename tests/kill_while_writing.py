@@ -24,7 +24,7 @@ ROWS = 60_000
 
 def whole(path: Path) -> bool:
     """Tell whether the file is complete: read to its end by rnagen itself."""
-    return len(rnagen.read_cohort(path, None, None).samples) == ROWS
+    return len(rnagen.read_cohort(rnagen.TableConfig(path)).samples) == ROWS
 
 
 def main() -> int:
@@ -41,7 +41,7 @@ def main() -> int:
         table.assign(type=["a", "b"] * 30).to_parquet(folder / "cohort.parquet")
         model, output = folder / "model.safetensors", folder / f"samples{args.suffix}"
         script = [sys.executable, rnagen.__file__]
-        learn = ["--rnaseq", folder / "cohort.parquet", "--test_fraction", "0", "-e", "1", "--save_model", model]
+        learn = ["--rnaseq", folder / "cohort.parquet", "--test_fraction", 0, "-m", "gaussian", "--save_model", model]
         subprocess.run([*script, *map(str, learn)], check=True, capture_output=True)
         draw = [*script, "--load_model", model, "-n", ROWS, "--output", output, "--overwrite"]
         for number in range(args.kills):

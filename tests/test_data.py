@@ -3,7 +3,6 @@
 import http.server
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,13 @@ from sklearn.metrics import balanced_accuracy_score
 
 import rnagen
 
+
+def read(rnaseq: object, types: object | None = None, group_regex: str | None = None) -> rnagen.Cohort:
+    """Read a cohort from an expression table and perhaps a type table."""
+    config = rnagen.TableConfig(Path(str(rnaseq)), Path(str(types)) if types else None, group_regex=group_regex)
+    return rnagen.read_cohort(config)
+
+
 # ---- formats ----
 
 
@@ -26,7 +32,7 @@ def test_every_format_gives_the_same_cohort(tmp_path: Path, suffix: str) -> None
     table = make_table()
     table.iloc[2, 3] = np.nan
     files = write_tables(tmp_path, table, suffix)
-    cohort = rnagen.read_cohort(Path(str(files[1])), Path(str(files[3])), None)
+    cohort = read(files[1], files[3])
     np.testing.assert_array_equal(cohort.expression, table.iloc[:, :-1].to_numpy(np.float32))
     assert list(cohort.samples) == list(table.index)
     assert list(cohort.genes) == list(table.columns[:-1])
@@ -49,32 +55,32 @@ def test_the_index_of_a_parquet_file(tmp_path: Path, kept: str) -> None:
         table.set_index(pd.Index(np.arange(100, 172))).to_parquet(path)
     else:
         table.rename_axis(None).to_parquet(path)
-    cohort = rnagen.read_cohort(path, None, None)
+    cohort = read(path)
     assert list(cohort.samples) == ids
     assert list(cohort.genes) == list(make_table().columns[:-1])
 
 
-def test_one_table_with_types_header_as_r_writes_it_and_turned_table(tmp_path: Path) -> None:
+def test_one_table_with_types_header_as_r_writes_it_and_transposed_table(tmp_path: Path) -> None:
     table = make_table()
     whole = tmp_path / "whole.tsv"
     table.to_csv(whole, sep="\t")
-    expected = rnagen.read_cohort(whole, None, None)
+    expected = read(whole)
     assert expected.genes[-1] == "G19"
     files = write_tables(tmp_path, table)
     path = Path(str(files[1]))
     path.write_text(path.read_text().replace("Sample\t", "", 1))
-    as_r = rnagen.read_cohort(path, Path(str(files[3])), None)
-    table.drop(columns="type").T.to_csv(tmp_path / "turned.csv")
-    turned = rnagen.read_cohort(tmp_path / "turned.csv", Path(str(files[3])), None)
-    for cohort in (as_r, turned):
+    as_r = read(path, files[3])
+    table.drop(columns="type").T.to_csv(tmp_path / "transposed.csv")
+    transposed = read(tmp_path / "transposed.csv", files[3])
+    for cohort in (as_r, transposed):
         np.testing.assert_array_equal(cohort.expression, expected.expression)
         assert list(cohort.types) == list(expected.types)
 
 
-def test_turned_table_is_said(tmp_path: Path) -> None:
+def test_transposed_table_is_said(tmp_path: Path) -> None:
     files = write_tables(tmp_path, make_table())
     pd.read_csv(files[1], sep="\t", index_col=0).T.to_csv(files[1], sep="\t")
-    assert "has genes in rows and samples in columns; turned" in call(*files, *QUICK).err
+    assert "has genes in rows and samples in columns; transposed" in call(*files, *QUICK).err
 
 
 def test_type_table_with_header_and_group(tmp_path: Path) -> None:
@@ -82,16 +88,16 @@ def test_type_table_with_header_and_group(tmp_path: Path) -> None:
     files = write_tables(tmp_path, table)
     groups = [f"donor{i // 2}" for i in range(len(table))]
     pd.DataFrame({"diagnosis": table["type"], "group": groups}).to_csv(files[3], sep=",", index_label="id")
-    cohort = rnagen.read_cohort(Path(str(files[1])), Path(str(files[3])), None)
+    cohort = read(files[1], files[3])
     assert list(cohort.groups) == groups
     assert cohort.grouping == "column `group` of the type table"
     assert list(cohort.types) == list(table["type"])
 
 
-def test_types_that_look_like_numbers_or_missing_values(tmp_path: Path) -> None:
-    table = make_table(types=("01", "NA", "1.0"))
+def test_types_that_look_like_numbers(tmp_path: Path) -> None:
+    table = make_table(types=("01", "1e5", "1.0"))
     files = write_tables(tmp_path, table)
-    cohort = rnagen.read_cohort(Path(str(files[1])), Path(str(files[3])), None)
+    cohort = read(files[1], files[3])
     assert list(cohort.types) == list(table["type"])
 
 
@@ -104,11 +110,11 @@ def test_types_and_groups_are_found_by_name(tmp_path: Path) -> None:
     rnaseq, types = Path(str(files[1])), Path(str(files[3]))
     whole = tmp_path / "whole.csv"
     table.assign(type=table["type"].map(" {} ".format), group=groups).to_csv(whole)
-    for cohort in (rnagen.read_cohort(rnaseq, types, None), rnagen.read_cohort(whole, None, None)):
+    for cohort in (read(rnaseq, types), read(whole)):
         assert list(cohort.types) == list(table["type"])
         assert list(cohort.groups) == [*table.index[:6], *groups[6:]]
         assert len(cohort.genes) == 20
-    by_flag = rnagen.read_cohort(rnaseq, types, r"S(0)|X")
+    by_flag = read(rnaseq, types, r"S(0)|X")
     assert by_flag.grouping.startswith("by --group_regex")
     assert list(rnagen.group_samples(["X1", "A1"], r"A(1)|X")[0]) == ["X1", "1"]
 
@@ -121,7 +127,7 @@ def test_separator_at_the_end_of_each_row(tmp_path: Path, named: str) -> None:
     path = Path(str(files[1]))
     header, *rows = path.read_text().splitlines()
     path.write_text("\n".join([header, *(f"{row}\t" for row in rows)]))
-    cohort = rnagen.read_cohort(path, Path(str(files[3])), None)
+    cohort = read(path, files[3])
     np.testing.assert_array_equal(cohort.expression, expected)
     assert named in ("Sample", cohort.genes[-1])
 
@@ -135,7 +141,7 @@ def test_pipes_lose_nothing(tmp_path: Path) -> None:
         os.mkfifo(pipe)
         threading.Thread(target=lambda pipe=pipe, source=source: pipe.write_bytes(source.read_bytes())).start()
         files[which] = pipe
-    cohort = rnagen.read_cohort(Path(str(files[1])), Path(str(files[3])), None)
+    cohort = read(files[1], files[3])
     np.testing.assert_array_equal(cohort.expression, table.iloc[:, :-1].to_numpy(np.float32))
     assert list(cohort.types) == list(table["type"])
 
@@ -170,13 +176,13 @@ def test_group_regex_reaches_the_header(tables: list[object]) -> None:
 def test_splits_are_stratified_and_keep_groups_whole(sizes: list[list[int]], fraction: float, seed: int) -> None:
     types = np.concatenate([[f"t{t}"] * sum(groups) for t, groups in enumerate(sizes)])
     groups = np.concatenate([[f"t{t}g{g}"] * n for t, own in enumerate(sizes) for g, n in enumerate(own)])
-    held = rnagen.hold_out(types, groups, fraction, 1, rnagen.stream(seed, "split"))
+    held = rnagen.stratified_group_split(types, groups, fraction, 1, rnagen.stream(seed, "split"))
     assert not set(groups[held]) & set(groups[~held])
     for t, own in enumerate(sizes):
         count = len(set(groups[held & (types == f"t{t}")]))
         assert 1 <= count < len(own)
         assert abs(count - fraction * len(own)) <= 1
-    again = rnagen.hold_out(types, groups, fraction, 1, rnagen.stream(seed, "split"))
+    again = rnagen.stratified_group_split(types, groups, fraction, 1, rnagen.stream(seed, "split"))
     np.testing.assert_array_equal(held, again)
 
 
@@ -185,9 +191,9 @@ def test_groups_that_mix_types_leave_every_type_rows_to_train_on(tmp_path: Path)
     table.index = [f"g{i % 9}_{i}" for i in range(len(table))]
     files = write_tables(tmp_path, table)
     for seed in range(8):
-        cohort = rnagen.read_cohort(Path(str(files[1])), Path(str(files[3])), r"(g\d)_")
-        tables = rnagen.prepare_tables(cohort, 0.5, "none", seed)
-        assert set(tables.train[1]) == {0, 1, 2}
+        cohort = read(files[1], files[3], r"(g\d)_")
+        dataset = rnagen.prepare_dataset(cohort, 0.5, "none", seed)
+        assert set(dataset.train.y) == {0, 1, 2}
 
 
 # ---- preprocessing ----
@@ -199,21 +205,18 @@ def test_standardise_and_restore_are_inverse_and_fitted_on_training_rows() -> No
     values[:, 2] = 7.5
     values[:, 3] = np.nan
     values[4, 5] = np.nan
-    fitted = rnagen.Preprocessing.fit(values, "auto")
-    assert fitted.log2
+    fitted = rnagen.Preprocessing.fit(values, "auto", np.full(len(values), "a"))
+    assert fitted.transform == "log2"
     assert list(fitted.kept) == [True, True, False, False, *[True] * 4]
     standardised = fitted.standardise(values)
     np.testing.assert_allclose(standardised.mean(0), 0, atol=1e-5)
     assert standardised[4, 3] == 0
-    restored = fitted.restore(standardised)
+    restored = fitted.restore(standardised, np.zeros(50, np.int32), np.random.default_rng(0))
     assert restored.shape == values.shape
     np.testing.assert_array_equal(restored[:, 2], 7.5)
     assert np.isnan(restored[:, 3]).all()
     known = ~np.isnan(values)
     np.testing.assert_allclose(restored[known], values[known], rtol=1e-4)
-    scale, offset = fitted.unit
-    unit = standardised * scale + offset
-    np.testing.assert_allclose([unit.min(0), unit.max(0)], [[0] * 6, [1] * 6], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -222,15 +225,17 @@ def test_standardise_and_restore_are_inverse_and_fitted_on_training_rows() -> No
 def test_floor_of_the_scale(lowest: list[float], floor: float) -> None:
     values = np.random.default_rng(0).uniform(2.2, 9, (100, 6)).astype(np.float32)
     values.flat[: len(lowest)] = lowest
-    fitted = rnagen.Preprocessing.fit(values, "auto")
+    fitted = rnagen.Preprocessing.fit(values, "auto", np.full(len(values), "a"))
     assert fitted.floor == pytest.approx(floor)
     if np.isfinite(floor):
-        assert fitted.restore(np.full((2, 6), -90, np.float32)).min() == pytest.approx(floor)
+        assert fitted.restore(
+            np.full((2, 6), -90, np.float32), np.zeros(2, np.int32), np.random.default_rng(0)
+        ).min() == pytest.approx(floor)
 
 
 def test_genes_that_differ_only_beyond_float32_after_the_transform() -> None:
     values = np.array([[1e7, 1.0], [1e7 + 1, 900.0], [1e7, 30.0]], np.float32)
-    fitted = rnagen.Preprocessing.fit(values, "log2")
+    fitted = rnagen.Preprocessing.fit(values, "log2", np.full(len(values), "a"))
     assert list(fitted.kept) == [False, True]
     assert np.isfinite(fitted.standardise(values)).all()
 
@@ -248,9 +253,7 @@ def test_dropped_and_imputed_are_counted(tmp_path: Path) -> None:
 
 
 def test_simulated_cohort_has_the_published_shape_and_is_reproducible() -> None:
-    start = time.perf_counter()
     cohort = rnagen.simulate_cohort()
-    assert time.perf_counter() - start < 4  # 1.0 s measured here; twice the 2 s promised, for a loaded machine
     assert cohort.expression.shape == (15_198, 942)
     assert cohort.expression.dtype == np.float32
     assert cohort.expression.min() >= 0
@@ -268,6 +271,17 @@ def test_simulated_cohort_has_the_published_shape_and_is_reproducible() -> None:
     assert len(set(small.types)) == 7
 
 
+def test_simulated_counts_are_counts_at_depths_of_their_own() -> None:
+    counts = rnagen.simulate_cohort(2000, 300, 5, seed=3, counts=True)
+    logs = rnagen.simulate_cohort(2000, 300, 5, seed=3)
+    assert counts.expression.min() == 0
+    np.testing.assert_array_equal(counts.expression, counts.expression.round())
+    np.testing.assert_array_equal(counts.samples, logs.samples)
+    millions = counts.expression.sum(1) / np.expm1(logs.expression * np.log(2)).sum(1)
+    low, high = np.quantile(millions, [0.1, 0.9])
+    assert 2.5 < high / low < 3.3
+
+
 def test_simulated_cell_lines_resemble_themselves_across_sources() -> None:
     cohort = rnagen.simulate_cohort(3000, 200, 6)
     groups, counts = np.unique(cohort.groups, return_counts=True)
@@ -282,10 +296,10 @@ def test_simulated_cell_lines_resemble_themselves_across_sources() -> None:
 
 def test_simulated_cohort_is_as_hard_as_real_ones() -> None:
     cohort = rnagen.keep_top_types(rnagen.simulate_cohort(), 20)
-    tables = rnagen.prepare_tables(cohort, 0.5, "auto", 0)
-    genes, types = (np.concatenate(parts) for parts in zip(tables.train, tables.validation, strict=True))
-    linear = LogisticRegression(C=0.01, max_iter=60).fit(genes, types)
-    assert 0.94 < balanced_accuracy_score(tables.test[1], linear.predict(tables.test[0])) < 0.98
+    dataset = rnagen.prepare_dataset(cohort, 0.5, "auto", 0)
+    training = dataset.all_training()
+    linear = LogisticRegression(C=0.01, max_iter=60).fit(training.x, training.y)
+    assert 0.94 < balanced_accuracy_score(dataset.test.y, linear.predict(dataset.test.x)) < 0.98
 
 
 # ---- the CANDLE files ----

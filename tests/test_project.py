@@ -1,12 +1,12 @@
 """The project as a newcomer meets it: README, requirements, help, and the two commands in a clean folder."""
 
+import ast
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -30,32 +30,30 @@ def run_in_clean_folder(folder: Path, command: str) -> subprocess.CompletedProce
 @pytest.mark.parametrize("command", ["python rnagen.py --top_k_types 10 --n_samples 10000", "python rnagen.py --plot"])
 def test_the_two_commands(command: str, tmp_path: Path) -> None:
     assert command in README
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import tensorflow"], capture_output=True, check=True)
-    tensorflow = time.perf_counter() - start
-    start = time.perf_counter()
     run = run_in_clean_folder(tmp_path, command)
-    taken = time.perf_counter() - start
     assert run.returncode == 0, run.stderr
     assert len(run.stderr.splitlines()) == 1
     assert "the data are simulated" in run.stderr
-    assert run.stdout.startswith("Data: simulated cohort: 15198 samples, 942 genes, 33 types\n")
+    assert run.stdout.startswith("Data: simulated cohort: 15198 samples, 942 genes, 33 types\nTypes: type_01 ")
     plots = "--plot" in command
     assert run.stdout.count("# epochs = ") == (20 if plots else 0)
     assert len(list(tmp_path.glob("test-accuracy-comparison-20-types-simulated.*"))) == (2 if plots else 0)
+    evaluations = re.findall(
+        r"^loss: [\d.]+ - accuracy: [\d.]+ \(sd [\d.]+ over 5 trainings\)$", run.stdout, re.MULTILINE
+    )
+    assert len(evaluations) == 2
     accuracy = float(re.search(r"Same training steps on real data alone: ([\d.]+)", run.stdout)[1])
     assert accuracy > 0.4
-    assert taken < (8 if plots else 5) * tensorflow  # twice what is promised: this is no place to measure
+    assert "95% interval of that gain, on this one split: " in run.stdout
 
 
-def test_help_and_usage_errors_answer_at_once() -> None:
-    for arguments, code in ((["--help"], 0), (["--version"], 0), (["-k", "0"], 2)):
-        start = time.perf_counter()
-        run = subprocess.run([sys.executable, "-X", "importtime", ROOT / "rnagen.py", *arguments], capture_output=True)
-        assert time.perf_counter() - start < 2  # 0.3 s measured; the promise is 1 s
-        assert run.returncode == code
-        for heavy in (b"tensorflow", b"keras", b"pandas", b"matplotlib"):
-            assert heavy not in run.stderr.replace(b"/rnagen.py", b"")
+@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["--version"], 0), (["-k", "0"], 2)])
+def test_help_and_usage_errors_import_nothing_heavy(arguments: list[str], code: int) -> None:
+    """So that they answer at once: tests/benchmarks/commands.py says how fast."""
+    run = subprocess.run([sys.executable, "-X", "importtime", ROOT / "rnagen.py", *arguments], capture_output=True)
+    assert run.returncode == code
+    for heavy in (b"tensorflow", b"keras", b"pandas", b"matplotlib", b"sklearn", b"scipy", b"anndata", b"pyarrow"):
+        assert heavy not in run.stderr.replace(b"/rnagen.py", b"")
 
 
 def test_version() -> None:
@@ -83,6 +81,15 @@ def test_readme_options_are_the_parsers() -> None:
         action = next(a for a in flags.values() if row.startswith(", ".join(a.option_strings)))
         if action.default not in (None, False, "==SUPPRESS=="):
             assert default.strip() == str(action.default)
+
+
+def test_readme_commands_are_usage() -> None:
+    """Those that run are tested below; of the others at least the flags are right."""
+    commands = re.findall(r"^(?:srun )?python rnagen\.py ?(.*)$", README.replace("\\\n", ""), re.MULTILINE)
+    assert len(commands) >= 5
+    for command in commands:
+        words = command.replace("$SLURM_ARRAY_TASK_ID", "1").split(" > ")[0]
+        rnagen.parse_arguments(shlex.split(words, comments=True))
 
 
 def test_readme_uses_of_the_samples_work(working_directory: Path) -> None:
@@ -126,6 +133,18 @@ def test_script_metadata_equals_requirements() -> None:
     dependencies = re.findall(r'^#     "(.+)",$', block, re.MULTILINE)
     assert dependencies == (ROOT / "requirements.txt").read_text().split()
     assert '# requires-python = ">=3.10"' in block
+
+
+def test_packages_are_imported_in_one_place() -> None:
+    tree = ast.parse((ROOT / "rnagen.py").read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    imports = [
+        f"{function.name}, line {node.lineno}"
+        for function in functions
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert imports == []
 
 
 def test_code_is_clean() -> None:

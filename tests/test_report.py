@@ -1,4 +1,4 @@
-"""The quality report: known answers, oracles for its measures, and what users see of it."""
+"""The report: known answers, oracles for its measures and attacks, and what users see of it."""
 
 import json
 import re
@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial.distance import cdist
+from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 
 import rnagen
@@ -23,17 +24,21 @@ NAMES = {
     "two_sample_auc precision recall density coverage",
     "behaves_real": "tstr_accuracy tstr_balanced_accuracy tstr_macro_f1 de_overlap_50 de_overlap_100 "
     "de_rank_correlation log_fold_change_correlation",
-    "is_private": "attack_auc density_ratio_attack_auc copies near_copies closest_record_median",
+    "is_private": " ".join(
+        [f"{attack}_{kind}" for kind in ("auc", "tpr", "tpr10") for attack in rnagen.ATTACKS]
+        + ["copies", "near_copies", "closest_record_median"]
+    ),
 }
-ROWS, GENES = 60, 120  # a type; of 5 types
+AUCS = [f"{attack}_auc" for attack in rnagen.ATTACKS]
+ROWS, GENES = 60, 120  # per type, of 5 types
 
 
-def draw(seed: int) -> pd.DataFrame:
-    """Draw a cohort from a distribution that is the same for every seed."""
+def draw(seed: int, rows: int = ROWS) -> pd.DataFrame:
+    """Draw a cohort of so many rows per type from a distribution that is the same for every seed."""
     shape = np.random.default_rng(0)
     means, modules = shape.normal(0, 0.8, (5, GENES)), shape.normal(0, 0.5, (4, GENES))
     rng = np.random.default_rng(seed)
-    label = np.repeat(np.arange(5), ROWS)
+    label = np.repeat(np.arange(5), rows)
     values = means[label] + rng.normal(size=(len(label), 4)) @ modules + rng.normal(0, 0.5, (len(label), GENES))
     table = pd.DataFrame(values.astype(np.float32), columns=[f"G{i}" for i in range(GENES)])
     table.index = pd.Index([f"S{seed}_{i}" for i in range(len(table))], name="Sample")
@@ -49,6 +54,9 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     table.to_parquet(folder / "real.parquet")
     (folder / "ids.txt").write_text("\n".join(table.index[: len(table) // 2]))
     return ["--rnaseq", folder / "real.parquet", "--train_ids", folder / "ids.txt"]
+
+
+FEW = ("-n", 50, "--temperature", 1, "--trainings", 2)
 
 
 def judged(synthetic: pd.DataFrame, real: list[object], *more: object) -> tuple[dict, Run]:
@@ -85,6 +93,9 @@ def test_training_samples_as_their_own_synthetic_ones(real: list[object]) -> Non
         for name, measure in report[question].items():
             assert measure["value"] == pytest.approx(measure["reference"], abs=0.02), name
     assert [verdict["ok"] for verdict in report["verdicts"].values()] == [True, True, False]
+    assert private["likelihood_ratio_attack_auc"]["value"] > 0.95
+    assert private["attack_tpr10"]["value"] == 1
+    assert private["attack_tpr"]["why"] == "150 non-members for a false-alarm rate of 1%, and 300 are needed"
     assert "exact copies of training samples 1.0000 (at most 0.0000)" in report["verdicts"]["is_private"]["words"]
     assert "Is private: no: membership attack AUC, nearest sample 1.0000 (at most 0.5500)" in run.out
 
@@ -99,20 +110,26 @@ def fresh(real: list[object], tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 def test_fresh_draws_pass(fresh: tuple[dict, Run]) -> None:
     report, run = fresh
-    for question, name in (
-        ("looks_real", "two_sample_auc"),
-        ("is_private", "attack_auc"),
-        ("is_private", "density_ratio_attack_auc"),
-    ):
-        low, high = report[question][name]["interval"]
-        assert low < 0.5 < high, name
+    low, high = report["looks_real"]["two_sample_auc"]["interval"]
+    assert low < 0.5 < high
+    for attack in rnagen.ATTACKS:
+        for name, chance in ((f"{attack}_auc", 0.5), (f"{attack}_tpr10", 0.1)):
+            for ends in ("interval", "simultaneous"):
+                low, high = report["is_private"][name][ends]
+                assert low < chance < high, name
     assert report["is_private"]["copies"] == report["is_private"]["near_copies"] == {"value": 0, "reference": 0}
-    assert all(verdict["ok"] for verdict in report["verdicts"].values()), report["verdicts"]
+    assert [verdict["ok"] for verdict in report["verdicts"].values()] == [True, True, None]
+    assert (
+        "150 non-members for a false-alarm rate of 1%, and 300 are needed" in report["verdicts"]["is_private"]["words"]
+    )
     for question, names in NAMES.items():
         assert list(report[question]) == names.split()
         for measure in report[question].values():
-            assert {"value", "reference"} <= measure.keys() <= {"value", "reference", "interval"}
-        assert f"\n{rnagen.QUESTIONS[question]}: yes: " in run.out
+            ends = {"interval", "simultaneous"}
+            assert measure.keys() == {"value", "why"} or {"value", "reference"} == measure.keys() - ends
+        heading, words = rnagen.GROUPS[question]
+        assert re.search(rf"\n{heading} +synthetic +real\n", run.out)
+        assert f"\n{words}: " in run.out
     assert max(map(len, run.out.splitlines())) <= 80
 
 
@@ -187,6 +204,7 @@ def test_without_training_ids_only_privacy_is_missing(real: list[object]) -> Non
     assert report["verdicts"]["looks_real"]["ok"]
     assert all(entry["attack_auc"]["value"] is None for entry in report["by_type"])
     assert run.out.count("the samples that it was trained on are not known") == 2
+    assert "Is private: inconclusive: the samples that it was trained on" in run.out
     assert "None" not in run.out
 
 
@@ -213,8 +231,9 @@ def test_relatives_of_training_samples_are_not_held_out(real: list[object]) -> N
 
 
 def test_above_a_number_of_rows_some_stand_for_all(real: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rnagen, "REPORT_ROWS", 200)
-    monkeypatch.setattr(rnagen, "REPORT_GENES", 50)
+    monkeypatch.setattr(rnagen, "MAX_REAL", 200)
+    monkeypatch.setattr(rnagen, "MAX_RELEASED", 200)
+    monkeypatch.setattr(rnagen, "MAX_CORRELATED", 50)
     report, run = judged(draw(1), real)
     for kind in ("training", "test", "synthetic"):
         assert f"the report is on 200 of 300 {kind} samples, drawn at random" in run.err
@@ -245,18 +264,22 @@ def rows_of(count: int, genes: int, rng: np.random.Generator) -> rnagen.Cohort:
     return rnagen.Cohort("made", False, values.astype(np.float32), names, columns, np.array([*"abc"])[label], names, "")
 
 
+def evaluated(cohorts: list[rnagen.Cohort], seed: int) -> rnagen.Report:
+    """Report on training, test and synthetic samples."""
+    return rnagen.evaluate(rnagen.align_for_evaluation(*cohorts, "none", ""), seed)
+
+
 def test_few_samples_of_many_genes_are_not_told_apart_by_chance() -> None:
     """What standardises or projects rows must not favour those it was fitted to."""
     found: dict[str, list[float]] = {}
     for seed in range(10):
         rng = np.random.default_rng(seed)
-        trial = rnagen.put_on_trial(*(rows_of(count, 500, rng) for count in (90, 100, 90)), "none", "")
-        report, _ = rnagen.judge(trial, seed)
-        measures = {**report["looks_real"], **report["is_private"]}
-        for name in ("attack_auc", "density_ratio_attack_auc", "two_sample_auc", "recall", "coverage", "density"):
+        report = evaluated([rows_of(count, 500, rng) for count in (90, 100, 90)], seed)
+        measures = {**report.measures["looks_real"], **report.measures["is_private"]}
+        for name in (*AUCS, "two_sample_auc", "recall", "coverage", "density"):
             for side in ("value", "reference"):
                 found.setdefault(f"{name} {side}", []).append(measures[name][side])
-    for name in ("attack_auc", "density_ratio_attack_auc", "two_sample_auc"):
+    for name in (*AUCS, "two_sample_auc"):
         assert np.mean(found[f"{name} value"]) == pytest.approx(0.5, abs=0.06), name
         assert np.mean(found[f"{name} reference"]) == pytest.approx(0.5, abs=0.06), name
     for name, margin in (("recall", 0.1), ("coverage", 0.1), ("density", 0.4)):
@@ -272,11 +295,12 @@ def test_replicates_are_one_group() -> None:
         noise = rng.normal(0, 0.05, again.expression.shape).astype(np.float32)
         samples = np.array([f"{number}.{row}" for row in range(120)])
         cohorts[number] = replace(again, expression=again.expression + noise, samples=samples)
-    report, _ = rnagen.judge(rnagen.put_on_trial(*cohorts, "none", ""), 0)
-    assert report["looks_real"]["two_sample_auc"]["reference"] < 0.65
+    report = evaluated(cohorts, 0)
+    assert report.measures["looks_real"]["two_sample_auc"]["reference"] < 0.65
+    assert len(report.synthetic.attacks["attack"].scores) < 65  # 40 and half of 40
     copies = replace(cohorts[0], expression=cohorts[0].expression + np.float32(0.1))
-    report, _ = rnagen.judge(rnagen.put_on_trial(cohorts[0], cohorts[1], copies, "none", ""), 0)
-    assert report["is_private"]["near_copies"]["value"] > 0.9
+    report = evaluated([cohorts[0], cohorts[1], copies], 0)
+    assert report.measures["is_private"]["near_copies"]["value"] > 0.9
 
 
 def test_copies_of_a_type_that_nobody_else_has_are_found(real: list[object]) -> None:
@@ -316,13 +340,12 @@ def test_odd_names_and_a_single_gene_are_drawn(tmp_path: Path) -> None:
 
 def test_without_a_reference_the_value_stands() -> None:
     rng = np.random.default_rng(0)
-    trial = rnagen.put_on_trial(*(rows_of(count, 30, rng) for count in (60, 30, 60)), "none", "")
-    report, _ = rnagen.judge(trial, 0)
-    assert report["is_private"]["attack_auc"]["reference"] is not None
-    entry = report["is_private"]["density_ratio_attack_auc"]
-    assert entry["value"] is not None
-    assert entry["reference"] is None  # a quarter of the test samples
-    rnagen.say_report(report, trial, "made")
+    report = evaluated([rows_of(count, 30, rng) for count in (60, 30, 60)], 0)
+    for name in AUCS:
+        entry = report.measures["is_private"][name]
+        assert entry["value"] is not None
+        assert entry["reference"] is None  # a quarter of the test samples
+    assert all(len(line) <= 80 for line in rnagen.format_report(report, "made"))
 
 
 # ---- with a generator ----
@@ -330,10 +353,10 @@ def test_without_a_reference_the_value_stands() -> None:
 
 @pytest.mark.parametrize("model", ["cvae", "vae", "ae", "gaussian"])
 def test_every_generator_is_judged_alike_once_saved(model: str, tables: list[object]) -> None:
-    steps = QUICK if model != "gaussian" else ("-n", 50, "-d", 3, "--temperature", 1)
+    steps = QUICK if model != "gaussian" else ("-n", 50, "-d", 3, "--temperature", 1, "--trainings", 2)
     run = call(*tables, *steps, "-m", model, "--save_model", "m.safetensors", "--report", "one", "--results", "r.json")
     assert run.code == 0, run.err
-    assert "5000 synthetic, 36 training and 36 test samples" in run.out
+    assert " synthetic, 36 training and 36 test samples" in run.out
     report, results = (json.loads(Path(name).read_text()) for name in ("one/report.json", "r.json"))
     assert {question: list(report[question]) for question in NAMES} == {
         question: names.split() for question, names in NAMES.items()
@@ -355,8 +378,8 @@ def test_a_model_of_other_samples_is_not_called_private(tables: list[object]) ->
     report = ["--report", "report"]
     other = call("--load_model", "m.safetensors", *tables, *report, "--seed", 5)
     assert other.code == 0, other.err
-    assert "Is private: cannot be told: the samples that it was trained on are not known" in other.out
-    training = rnagen.split_cohort(rnagen.read_cohort(*map(Path, tables[1::2]), None), 0.5, 2021)[0]
+    assert "Is private: inconclusive: the samples that it was trained on are not known" in other.out
+    training = rnagen.split_cohort(rnagen.read_cohort(rnagen.TableConfig(*map(Path, tables[1::2]))), 0.5, 2021)[0]
     Path("ids.tsv").write_text("\n".join(f"{sample}\tcolumn" for sample in ["Sample", *training.samples]))
     listed = call("--load_model", "m.safetensors", *tables, *report, "--seed", 5, "--train_ids", "ids.tsv")
     assert listed.code == 0, listed.err
@@ -368,7 +391,7 @@ def test_counts_are_judged_on_their_log_scale(tmp_path: Path) -> None:
     table = draw(1)
     genes = table.columns[:-1]
     table[genes] = np.exp2(table[genes] + 8).round()
-    run = call(*write_tables(tmp_path, table), "-m", "gaussian", "-n", 50, "--temperature", 1, "--report", "report")
+    run = call(*write_tables(tmp_path, table), "-m", "gaussian", *FEW, "--report", "report")
     assert run.code == 0, run.err
     report = json.loads(Path("report/report.json").read_text())
     distance = report["looks_real"]["ks_median"]
@@ -377,18 +400,201 @@ def test_counts_are_judged_on_their_log_scale(tmp_path: Path) -> None:
     assert changes["value"] > changes["reference"] - 0.1 > 0.8
 
 
-def test_a_report_on_a_real_cohort_takes_half_a_minute(tmp_path: Path) -> None:
+def test_noisy_copies_of_a_real_cohort_are_found(tmp_path: Path) -> None:
     arguments = real_data("tcga_mirna_31types")
-    cohort = rnagen.keep_top_types(rnagen.read_cohort(*arguments[1::2], None), 20)
-    training = rnagen.split_cohort(cohort, 0.5, 1)[0]
-    noise = np.random.default_rng(0).normal(0, 0.3, training.expression.shape)
-    synthetic = pd.DataFrame(training.expression + noise, training.samples, training.genes).assign(type=training.types)
-    Path("ids.txt").write_text("\n".join(training.samples))
-    report, run = judged(synthetic, [*arguments, "--train_ids", "ids.txt"])
-    assert float(re.search(r"in ([\d.]+) seconds\n$", run.out)[1]) < 30
+    table = pd.read_csv(arguments[1], sep="\t", index_col=0)
+    types = pd.read_csv(arguments[3], sep="\t", index_col=0, header=None)[1].reindex(table.index)
+    known = table.index[types.isin(types.value_counts().index[:5])]
+    training = np.random.default_rng(0).permutation(known)[: len(known) // 2]
+    noise = np.random.default_rng(0).normal(0, 0.3, (len(training), table.shape[1]))
+    Path("ids.txt").write_text("\n".join(training))
+    report, _ = judged((table.loc[training] + noise).assign(type=types), [*arguments, "--train_ids", "ids.txt"])
     assert report["is_private"]["attack_auc"]["value"] > 0.95
+    assert report["is_private"]["attack_tpr"]["value"] > 0.5
     assert report["verdicts"]["is_private"]["ok"] is False
     assert report["verdicts"]["behaves_real"]["ok"]
+
+
+# ---- attacks ----
+
+
+def cohort_of(table: pd.DataFrame) -> rnagen.Cohort:
+    """Return a drawn table as a cohort in which every sample is a group."""
+    ids, genes = table.index.to_numpy(str), table.columns[:-1].to_numpy(str)
+    expression = table[genes].to_numpy(np.float32)
+    return rnagen.Cohort("drawn", False, expression, ids, genes, table["type"].to_numpy(str), ids, "")
+
+
+def gaussian_of(table: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
+    """Draw so many rows per type from the means and the covariance within types of a table."""
+    rng, genes = np.random.default_rng(seed), table.columns[:-1]
+    means = table.groupby("type")[genes].mean()
+    residuals = table[genes].to_numpy() - means.loc[table["type"]].to_numpy()
+    mixing = rng.normal(size=(rows * len(means), len(residuals))) / np.sqrt(len(residuals))
+    values = np.repeat(means.to_numpy(), rows, axis=0) + mixing @ residuals
+    drawn = pd.DataFrame(values.astype(np.float32), columns=genes).rename(index="N{}".format)
+    return drawn.assign(type=np.repeat(means.index.to_numpy(), rows))
+
+
+def attacked(
+    tables: list[pd.DataFrame], seed: int = 0, parameters: rnagen.Parameters | None = None
+) -> dict[str, rnagen.Attack]:
+    """Attack the last of training, test and synthetic samples."""
+    evaluation = rnagen.align_for_evaluation(*map(cohort_of, tables), "none", "", parameters)
+    everyone = np.arange(len(evaluation.test))
+    return rnagen.run_attacks(evaluation, evaluation.synthetic, everyone, evaluation.parameters, seed)
+
+
+def test_attacks_on_fresh_draws_hold_chance_in_their_intervals() -> None:
+    held = dict.fromkeys(rnagen.ATTACKS, 0)
+    for seed in range(40):
+        attacks = attacked([draw(3 * seed + 10 + number, rows) for number, rows in enumerate((40, 80, 40))], seed)
+        for name, attack in attacks.items():
+            low, high = attack.auc().interval
+            held[name] += low <= 0.5 <= high
+    assert min(held.values()) >= 34, held
+
+
+def test_tracing_falls_with_samples_per_type_and_rises_with_released_rows_to_a_ceiling() -> None:
+    test = draw(2, 160)
+    found = {}
+    for rows in (10, 40, 160):
+        training = draw(1, rows)
+        for released in (5, 40, 400):
+            attacks = attacked([training, test, gaussian_of(training, released, 0)])
+            found[rows, released] = attacks["tracing_attack"].auc().value
+    assert found[10, 400] > found[40, 400] + 0.05 > found[160, 400] + 0.1
+    assert found[10, 5] + 0.03 < found[10, 40] < found[10, 400] + 0.03
+    training = draw(1, 10)
+    known = training.groupby("type")[[*training.columns[:-1]]].mean()
+    few_rows = [training, test, gaussian_of(training, 5, 0)]
+    ceiling = attacked(few_rows, 0, (known.to_numpy(), None))["tracing_attack"].auc().value
+    assert ceiling == pytest.approx(found[10, 400], abs=0.02)
+
+
+def test_the_covariance_of_a_generator_is_as_good_as_many_rows() -> None:
+    training, test = draw(1, 40), draw(2, 160)
+    genes = training.columns[:-1]
+    means = training.groupby("type")[genes].mean()
+    residuals = training[genes].to_numpy() - means.loc[training["type"]].to_numpy()
+    parameters = means.to_numpy(), residuals.T @ residuals / len(residuals) + 0.1**2 * np.eye(len(genes))
+    few, many = (gaussian_of(training, rows, 0) for rows in (10, 1000))
+    by_rows = [attacked([training, test, table])["likelihood_ratio_attack"].auc().value for table in (few, many)]
+    by_parameters = attacked([training, test, few], 0, parameters)["likelihood_ratio_attack"].auc().value
+    assert by_parameters > by_rows[0] + 0.05
+    assert by_parameters > by_rows[1] - 0.02
+
+
+def test_attacks_work_in_principal_components_of_many_genes(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = draw(1, 20)
+    tables = [training, draw(2, 80), gaussian_of(training, 80, 0)]
+    genes = attacked(tables)
+    monkeypatch.setattr(rnagen, "PROJECT_ABOVE", 50)
+    components = attacked(tables)
+    for name in rnagen.ATTACKS:
+        assert components[name].auc().value == pytest.approx(genes[name].auc().value, abs=0.03), name
+    fresh = attacked([training, draw(2, 80), draw(3, 80)])
+    assert all(attack.auc().simultaneous[0] < 0.5 for attack in fresh.values())
+
+
+def test_the_tracing_attack_is_the_plain_formula() -> None:
+    """As others measure it: the population's inverse covariance, and the lean of its means, type by type."""
+    training, test = draw(1, 15), draw(2, 80)
+    evaluation = rnagen.align_for_evaluation(
+        *map(cohort_of, (training, test, gaussian_of(training, 50, 0))), "none", ""
+    )
+    members, synthetic = evaluation.training, evaluation.synthetic
+    half = np.random.default_rng(0).permutation(len(evaluation.test))
+    population, others = (evaluation.test.take(part) for part in np.array_split(half, 2))
+    means = {label: population.x[population.y == label].mean(0) for label in range(5)}
+    lean = {label: synthetic.x[synthetic.y == label].mean(0) - means[label] for label in range(5)}
+    residuals = np.stack([row - means[label] for row, label in zip(population.x, population.y, strict=True)])
+    inverse = np.linalg.inv(LedoitWolf().fit(residuals).covariance_)
+    expected, scores = [], []
+    released, background = (rnagen.TypeGaussian.fit(samples, 5) for samples in (synthetic, population))
+    for samples in (members, others):
+        pairs = zip(samples.x, samples.y, strict=True)
+        expected.append(np.array([(row - means[label]) @ inverse @ lean[label] for row, label in pairs]))
+        scores.append(rnagen.tracing_scores(released.means, background, samples))
+    assert rnagen.auc_interval(*scores)[0] == pytest.approx(rnagen.auc_interval(*expected)[0], abs=0.005)
+    assert min(np.corrcoef(*pair)[0, 1] for pair in zip(scores, expected, strict=True)) > 0.999
+
+
+def test_a_large_cohort_of_fresh_draws_is_called_private_against_these_attacks() -> None:
+    tables = [draw(number, rows) for number, rows in ((1, 400), (2, 800), (3, 400))]
+    evaluation = rnagen.align_for_evaluation(*(cohort_of(table.iloc[:, -31:]) for table in tables), "none", "")
+    report = rnagen.evaluate(evaluation, 0)
+    assert report.verdicts["is_private"]["ok"], report.verdicts
+    assert report.verdicts["is_private"]["words"].startswith("yes: against 4 attacks on 2000 released samples: ")
+    for attack in rnagen.ATTACKS:
+        low, high = report.measures["is_private"][f"{attack}_tpr"]["interval"]
+        assert low < 0.01 < high < report.measures["is_private"][f"{attack}_tpr"]["simultaneous"][1] <= 0.03
+
+
+def test_one_seed_sets_everything() -> None:
+    cohorts = [rows_of(60, 30, np.random.default_rng(seed)) for seed in range(3)]
+    first, again, other = (evaluated(cohorts, seed).as_dict() for seed in (0, 0, 1))
+    assert first == again
+    assert first["looks_real"]["ks_median"] == other["looks_real"]["ks_median"]  # where nothing is random
+    assert first["looks_real"]["two_sample_auc"] != other["looks_real"]["two_sample_auc"]
+    assert first["is_private"]["tracing_attack_auc"] != other["is_private"]["tracing_attack_auc"]
+
+
+@pytest.mark.parametrize(
+    ("value", "ends", "ok"),
+    [
+        (0.56, (0.51, 0.61), False),
+        (0.56, (0.49, 0.63), None),
+        (0.54, (0.51, 0.57), True),
+        (0.54, (0.47, 0.61), None),
+        (0.30, (0.25, 0.35), None),
+    ],
+)
+def test_the_verdict_on_an_attack_is_by_its_simultaneous_interval(value: float, ends: tuple, ok: bool | None) -> None:
+    rows = {row.name: row for row in rnagen.MEASURES}
+    found = {"value": value, "reference": 0.5, "interval": [value, value], "simultaneous": [*ends]}
+    assert rnagen.judge_measure(rows["tracing_attack_auc"], found)[0] is ok
+
+
+@pytest.mark.parametrize(
+    ("value", "ends", "ok"),
+    [
+        (0.021, (0.012, 0.03), False),
+        (0.021, (0.009, 0.03), None),
+        (0.015, (0.005, 0.03), True),
+        (0.015, (0, 0.031), None),
+    ],
+)
+def test_the_verdict_on_a_share_found(value: float, ends: tuple, ok: bool | None) -> None:
+    rows = {row.name: row for row in rnagen.MEASURES}
+    found = {"value": value, "reference": 0.01, "interval": [value, value], "simultaneous": [*ends]}
+    assert rnagen.judge_measure(rows["likelihood_ratio_attack_tpr"], found)[0] is ok
+
+
+def test_an_interval_of_a_share_found_covers_the_truth() -> None:
+    """At 1% of 300 false alarms, where the threshold is least certain, and where samples have weights."""
+    rng = np.random.default_rng(0)
+    for distance, uneven in ((0.0, False), (1.0, False), (2.5, False), (1.0, True)):
+        truth = stats.norm.sf(stats.norm.isf(0.01) - distance)
+        held = []
+        for _ in range(150):
+            scores = rng.normal(distance, 1, 300), rng.normal(0, 1, 300)
+            weights = tuple(rng.choice([0.3, 1.0], 300) if uneven else np.ones(300) for _ in range(2))
+            value, low, high = rnagen.share_found(*scores, weights, 0.01)
+            assert low <= value <= high
+            held.append(low <= truth <= high)
+        assert np.mean(held) > 0.91, (distance, uneven)
+
+
+def test_members_and_others_of_a_type_weigh_the_same() -> None:
+    """Members are mostly of one type, which has other scores; that must not look like an attack."""
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, 0, 1], [300, 30, 40, 300])
+    member = np.arange(len(y)) < 330
+    weights = np.where(member, np.array([40 / 300, 1])[y], np.array([1, 30 / 300])[y])
+    attack = rnagen.Attack(rng.normal(size=len(y)) + 3 * y, member, y, weights)
+    low, high = attack.auc().interval
+    assert low < 0.5 < high
 
 
 # ---- oracles ----
@@ -399,7 +605,7 @@ few = st.lists(st.integers(-3, 3), min_size=1, max_size=30)
 @settings(deadline=None)
 @given(few, few)
 def test_kolmogorov_smirnov_is_that_of_scipy(some: list[int], others: list[int]) -> None:
-    rows = [(np.array([part, part], np.float32).T, np.zeros(len(part), int)) for part in (some, others)]
+    rows = [np.array([part, part], np.float32).T for part in (some, others)]
     expected = stats.ks_2samp(some, others, method="asymp").statistic
     np.testing.assert_allclose(rnagen.gene_distances(*rows), expected, atol=1e-6)
 
@@ -442,9 +648,8 @@ def test_measures_of_neighbours_and_kernels_are_those_of_plain_loops() -> None:
     assert rnagen.manifold_measures(rows, real) == pytest.approx(expected)
     kernel = lambda a, b: np.exp(-np.square(cdist(a, b)) / 2.5)  # noqa: E731
     within = [(kernel(part, part).sum() - len(part)) / len(part) / (len(part) - 1) for part in (rows, real)]
-    none = np.zeros(0, int)
-    assert rnagen.mmd((rows, none), (real, none), 2.5) == pytest.approx(sum(within) - 2 * kernel(rows, real).mean())
-    nearest, density = rnagen.near(rows, real, 0.5)
+    assert rnagen.mmd(rows, real, 2.5) == pytest.approx(sum(within) - 2 * kernel(rows, real).mean())
+    nearest, density = rnagen.nearest_and_density(rows, real, 0.5)
     assert nearest == pytest.approx(across.min(1))
     assert density == pytest.approx(np.log(np.exp(-np.square(across / 0.5) / 2).mean(1)))
 
@@ -452,7 +657,7 @@ def test_measures_of_neighbours_and_kernels_are_those_of_plain_loops() -> None:
 def test_contrasts_are_welchs() -> None:
     rng = np.random.default_rng(0)
     genes, types = rng.normal(size=(50, 4)), rng.integers(3, size=50)
-    t, change = rnagen.contrasts((genes, types))
+    t, change = rnagen.contrasts(rnagen.Samples(genes, types))
     for one_type in range(3):
         own, others = genes[types == one_type], genes[types != one_type]
         expected = stats.ttest_ind(own, others, equal_var=False).statistic

@@ -1,9 +1,9 @@
-"""Time the two given commands as whole processes, against `import tensorflow` and against plain Keras.
+"""Time the two given commands as whole processes, against `import tensorflow` and against plain Keras; and --check.
 
     python tests/benchmarks/commands.py [--rounds 5]
 
-All on the simulated cohort. Each round times all in turn; ratios are taken round by round, since machines drift. What
-plain Keras does is in keras_fit.py.
+All on the simulated cohort. Each round times all in turn; ratios are taken round by round, since machines drift, and
+the median of the rounds is printed. What plain Keras does is in keras_fit.py.
 """
 
 import statistics
@@ -14,7 +14,8 @@ import harness
 
 KERAS = str(Path(__file__).with_name("keras_fit.py"))
 COMMANDS = {
-    "import tensorflow": ["-c", "import tensorflow"],
+    "import": ["-c", "import tensorflow"],
+    "--check": [harness.SCRIPT, "--check", "--data", "simulated"],
     "main job": [harness.SCRIPT, "--top_k_types", "10", "--n_samples", "10000", "--data", "simulated"],
     "main job, Keras fit": [KERAS, "10"],
     "--plot": [harness.SCRIPT, "--plot", "--data", "simulated"],
@@ -29,17 +30,17 @@ def measure(rounds: int = 5) -> None:
         for _ in range(rounds):
             for name, command in COMMANDS.items():
                 times[name].append(harness.timed(command, Path(folder))[0])
-    base = times["import tensorflow"]
-    harness.table_row("`import tensorflow` alone", f"{statistics.median(base):.1f} s")
+    seconds = {name: f"{statistics.median(taken):.1f} s" for name, taken in times.items()}
+    harness.table_row("`import tensorflow` alone", seconds["import"])
+    harness.table_row("`--check`, whole process", f"{seconds['--check']} {harness.spread(times['--check'], 1)}")
     for name, what in WHAT.items():
-        keras = times[f"{name}, Keras fit"]
         harness.table_row(
             f"{what}, whole process",
-            f"{statistics.median(times[name]):.1f} s, {harness.ratio(times[name], base)} times the import",
+            f"{seconds[name]}, {harness.ratio(times[name], times['import'])} times the import",
         )
         harness.table_row(
             f"{what} against the same protocol in plain Keras `fit`",
-            f"{harness.ratio(times[name], keras)} of its {statistics.median(keras):.1f} s",
+            f"{harness.ratio(times[name], times[f'{name}, Keras fit'])} of its {seconds[f'{name}, Keras fit']}",
         )
 
 

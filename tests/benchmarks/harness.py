@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before anything imports TensorFlow
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "rnagen.py")
 sys.path.insert(0, str(ROOT))
@@ -32,7 +33,9 @@ def machine() -> str:
     except (OSError, subprocess.CalledProcessError):
         pass
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("tensorflow", "keras", "numpy", "pandas"))
+    packages = metadata.packages_distributions()  # tensorflow may come from tensorflow-cpu
+    names = ("tensorflow", "keras", "numpy", "pandas")
+    versions = ", ".join(f"{name} {metadata.version(packages[name][0])}" for name in names)
     return (
         f"{rnagen.CORES} cores of {model}, {memory:.0f} GiB{gpus}, {platform.system()}; "
         f"Python {platform.python_version()}, {versions}"
@@ -43,19 +46,11 @@ def timed(command: Sequence[object], folder: Path) -> tuple[float, float]:
     """Run a Python command in folder; return its wall seconds and its peak memory in GB.
 
     The peak is at least the most that this process has had, as which the other one begins: keep it small.
-
-    Raises
-    ------
-    RuntimeError
-        It failed.
     """
     with tempfile.TemporaryFile("w+") as errors:
         start = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, *map(str, command)],
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
+            [sys.executable, *map(str, command)], cwd=folder, stdout=subprocess.DEVNULL, stderr=errors
         )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
@@ -69,10 +64,10 @@ def timed(command: Sequence[object], folder: Path) -> tuple[float, float]:
 def write_cohort(path: Path, samples: int, genes: int, types: int) -> None:
     """Write a simulated cohort of that shape to a parquet file; another process makes it (see timed)."""
     program = (
-        "import rnagen, pandas as pd\n"
+        "import rnagen\n"
         f"cohort = rnagen.simulate_cohort({samples}, {genes}, {types})\n"
-        "table = pd.DataFrame(cohort.expression, cohort.samples, cohort.genes).assign(type=cohort.types)\n"
-        f"table.to_parquet({str(path)!r})"
+        "table = rnagen.pd.DataFrame(cohort.expression, cohort.samples, cohort.genes)\n"
+        f"table.assign(type=cohort.types).to_parquet({str(path)!r})"
     )
     timed(["-c", program], ROOT)
 

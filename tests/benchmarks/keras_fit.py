@@ -1,171 +1,233 @@
-"""The protocol of the two commands in plain Keras: compile, fit, evaluate and predict, to compare speed with.
+"""The protocol of the two commands in plain Keras, to compare speed with: compile, fit, evaluate and predict.
 
     python tests/benchmarks/keras_fit.py TYPES [--plot]
 
-Data, split, preprocessing, the factor model and its draws for the inner choice of temperature are rnagen's; every
-network is trained by Keras' `fit`, scored by `evaluate` and drawn from by `predict`, with Keras' own threads, for as
-many epochs as rnagen trains it. Since `fit` does not stop inside an epoch the control is a training of its own, where
-rnagen takes the one on real rows further, and each temperature has a model of its own. It prints the test accuracies,
-to see that it does the same work.
+Cohort, split, preprocessing, factor model, networks and losses are rnagen's, and so are the arms and their rows; every
+network is trained by `fit`, scored by `evaluate` and decodes by `predict`. They are set up as by someone who cares for
+speed: one classifier, compiled once, for all trainings; many steps in one graph call; batches gathered from a table in
+memory; and the number of threads that training_step.py found best. Prints the test accuracies, to show that it does
+the same work.
 """
 
 import argparse
-import contextlib
-import io
+import math
 import os
-from typing import Any
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
 
 import harness  # noqa: F401  (makes rnagen importable)
+import keras
 import numpy as np
+import tensorflow as tf
 
 import rnagen
 
 SEED = 2021
+TRAININGS = rnagen.ExperimentConfig().trainings
 
 
-def generator_model(network: rnagen.Autoencoder) -> Any:
-    """Return a CVAE of rnagen as a Keras model for fit and predict, written as Keras' own VAE example is."""
-    import keras
-    import tensorflow as tf
+@dataclass(frozen=True)
+class FitSettings:
+    """How fit is set up: steps in one graph call, threads of an operation (0: all cores), and compilation by XLA.
 
-    scale, offset = network.scale, network.offset
+    jit "auto" is Keras' default: on a GPU only.
+    """
 
-    class FitModel(keras.Model):
-        def __init__(self) -> None:
-            super().__init__()
-            self.encoder, self.decoder = network.encoder, network.decoder
-            self.linear = list(network.linear.values())
-            self.trackers = [keras.metrics.Mean(name) for name in ("loss", "kl", "xent", "mse", "corr")]
+    steps_per_execution: int = 50
+    threads: int = 1
+    jit: bool | str = "auto"
 
-        @property
-        def metrics(self) -> list:
-            return self.trackers
+    def __str__(self) -> str:
+        threads = f"{self.threads or rnagen.CORES} intra-op thread{'s' * (self.threads != 1)}"
+        return f"steps_per_execution={self.steps_per_execution}, {threads}, jit_compile={self.jit}"
 
-        def losses_of(self, real: tf.Tensor, types: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            centred = real - tf.gather(network.type_means, types)
-            mean, log_variance = network.encode(centred, types)
-            latent = mean + tf.exp(log_variance / 2) * tf.random.normal(tf.shape(mean))
-            expected = network.decode(latent, types)
-            log_noise = network.linear["log_noise"].value
-            squares = tf.square((centred - expected) * tf.exp(-log_noise))
-            kl = tf.reduce_sum(tf.square(mean) + tf.exp(log_variance) - 1 - log_variance, 1) / 2
-            loss = tf.reduce_mean(tf.reduce_sum(squares / 2 + log_noise + 0.919, 1) + kl)
-            return loss, kl, real * scale + offset, (real - centred + expected) * scale + offset
+    def as_compiled(self) -> dict[str, int | bool | str]:
+        """Return those that are arguments of `compile`."""
+        return {"steps_per_execution": self.steps_per_execution, "jit_compile": self.jit}
 
-        def track(self, loss: tf.Tensor, kl: tf.Tensor, real: tf.Tensor, drawn: tf.Tensor) -> dict:
-            centred, drawn_centred = real - tf.reduce_mean(real), drawn - tf.reduce_mean(drawn)
-            spread = tf.sqrt(tf.reduce_sum(centred**2) * tf.reduce_sum(drawn_centred**2))
-            xent = tf.reduce_mean(keras.losses.binary_crossentropy(real, drawn))
-            corr = tf.reduce_sum(centred * drawn_centred) / spread
-            values = (loss, tf.reduce_mean(kl), xent, tf.reduce_mean((real - drawn) ** 2), corr)
-            for tracker, value in zip(self.trackers, values, strict=True):
-                tracker.update_state(value)
-            return {tracker.name: tracker.result() for tracker in self.trackers}
 
-        def train_step(self, data: tuple) -> dict:
-            with tf.GradientTape() as tape:
-                loss, *figures = self.losses_of(*data)
-            gradients = tape.gradient(loss, network.weights)
-            self.optimizer.apply_gradients(zip(gradients, network.weights, strict=True))
-            return self.track(loss, *figures)
+class SummedTotals(keras.metrics.Metric):
+    """Keeps the totals that rnagen's metrics are made of, over the batches of an epoch."""
 
-        def test_step(self, data: tuple) -> dict:
-            return self.track(*self.losses_of(*data))
+    def __init__(self, number: int) -> None:
+        super().__init__(name="totals")
+        self.totals = self.add_weight(shape=(number,), initializer="zeros", name="totals")
 
-        def predict_step(self, data: tuple) -> tf.Tensor:
-            return network.decode(*data[0])
+    def update_state(self, totals: tf.Tensor) -> None:
+        self.totals.assign_add(totals)
 
-    model = FitModel()
-    model.compile(optimizer=keras.optimizers.Adam(rnagen.GENERATOR_RATE))
+    def result(self) -> dict[str, tf.Tensor]:
+        return {"loss": self.totals[1] / self.totals[0], "totals": self.totals.value}
+
+
+class FitModel(keras.Model):
+    """A CVAE of rnagen for fit and predict, written as Keras' own example of a VAE is."""
+
+    def __init__(self, network: rnagen.CVAE) -> None:
+        super().__init__()
+        self.network, self.encoder, self.decoder = network, network.encoder, network.decoder
+        self.linear = [network.recognition, network.loading, network.log_noise]
+        self.summed = SummedTotals(network.n_totals)
+
+    def loss_and_totals(self, data: tuple) -> tuple[tf.Tensor, tf.Tensor]:
+        x, y = data
+        loss, totals = self.network.loss_and_totals(x, y, tf.random.normal((tf.size(y), self.network.noise_dim)))
+        return loss / tf.cast(tf.size(y), tf.float32), totals
+
+    def train_step(self, data: tuple) -> dict:
+        with tf.GradientTape() as tape:
+            loss, totals = self.loss_and_totals(data)
+        self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+        self.summed.update_state(totals)
+        return self.summed.result()
+
+    def test_step(self, data: tuple) -> dict:
+        self.summed.update_state(self.loss_and_totals(data)[1])
+        return self.summed.result()
+
+    def predict_step(self, data: tuple) -> tf.Tensor:
+        return self.network.decode(*data[0])
+
+
+def compile_generator(network: rnagen.CVAE, settings: FitSettings) -> keras.Model:
+    """Return a CVAE of rnagen as a Keras model."""
+    model = FitModel(network)
+    model.compile(keras.optimizers.Adam(rnagen.GENERATOR_RATE), **settings.as_compiled())
     return model
 
 
-def classifier_model(genes: int, types: int) -> Any:
-    """Return rnagen's classifier, compiled."""
-    import keras
-
-    network = rnagen.dense_stack(genes, rnagen.HIDDEN_CLASSIFIER, types, rnagen.stream(SEED, "classifier weights"))
+def compile_classifier(network: rnagen.Classifier, settings: FitSettings) -> keras.Model:
+    """Return rnagen's classifier as a Keras model of standardised genes."""
+    scaling = keras.layers.Rescaling(network.scale, network.offset)
+    model = keras.Sequential([keras.Input((len(network.scale),)), scaling, *network.network.layers])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    network.compile(keras.optimizers.Adam(rnagen.CLASSIFIER_RATE), loss, metrics=["accuracy"])
-    return network
+    model.compile(keras.optimizers.Adam(rnagen.CLASSIFIER_RATE), loss, metrics=["accuracy"], **settings.as_compiled())
+    return model
 
 
-def choose_temperature(tables: rnagen.Tables) -> float:
-    """Choose among temperatures as rnagen does, on inner folds of the training rows."""
-    genes, types = tables.everything()
-    fold = rnagen.inner_folds(types, tables.groups, rnagen.CHOICE_FOLDS, rnagen.stream(SEED, "choice folds"))
-    scale, offset = tables.preprocessing.unit
-    scores = np.zeros(len(rnagen.CHOICE_TEMPERATURES))
-    for number in range(rnagen.folds_for(fold)):
-        held = fold == number
-        real = rnagen.take_rows((genes, types), ~held)
-        counts = np.bincount(real[1], minlength=len(tables.types))
-        generator = rnagen.start_generator("cvae", real, tables.groups[~held], tables, None)
-        synthesiser = rnagen.Synthesiser(generator, tables.preprocessing, tables.genes, tables.types, counts)
-        labels = rnagen.Order(10_000).labels(tables.types, counts, SEED, "choice")
-        for choice, temperature in enumerate(rnagen.CHOICE_TEMPERATURES):
-            drawn, drawn_types = synthesiser.rows(labels, SEED, "choice", temperature, real)
-            drawn = drawn * scale + offset
-            model, begun = classifier_model(len(scale), len(tables.types)), 0
-            for steps in rnagen.CHOICE_STEPS:
-                epochs = round((steps - begun) * rnagen.CLASSIFIER_BATCH / len(drawn))
-                model.fit(drawn, drawn_types, rnagen.CLASSIFIER_BATCH, epochs, verbose=0)
-                predicted = model.predict(genes[held] * scale + offset, verbose=0).argmax(1)
-                scores[choice] += rnagen.score_predictions(predicted, types[held])["balanced_accuracy"]
-                begun = steps
-    return rnagen.CHOICE_TEMPERATURES[int(scores.argmax())]
+def batches(samples: rnagen.Samples, n_real: int) -> tf.data.Dataset:
+    """Return an epoch of batches, each time in another order and with other synthetic rows, as rnagen.mix_epoch has it.
+
+    fit's own way with arrays shows every row once.
+    """
+    x, y, rows = rnagen.shared_tensor(samples.x), tf.constant(samples.y), len(samples)
+    shown = max(n_real, math.ceil(rnagen.REAL_SHARE * rows))
+
+    def order(_: tf.Tensor) -> tf.Tensor:
+        real = tf.concat([tf.random.shuffle(tf.range(n_real)) for _ in range(math.ceil(shown / n_real))], 0)[:shown]
+        synthetic = tf.random.shuffle(tf.range(n_real, rows))[: rows - shown]
+        return tf.random.shuffle(tf.concat([real, synthetic], 0))
+
+    index = tf.data.Dataset.range(1).map(order).unbatch().batch(rnagen.CLASSIFIER_BATCH)
+    index = index.apply(tf.data.experimental.assert_cardinality(math.ceil(rows / rnagen.CLASSIFIER_BATCH)))
+    return index.map(lambda batch: (tf.gather(x, batch), tf.gather(y, batch))).prefetch(tf.data.AUTOTUNE)
 
 
-def train_and_draw(tables: rnagen.Tables, labels: np.ndarray, temperature: float) -> np.ndarray:
-    """Train the CVAE and return standardised rows (rows, genes) of these type indices."""
-    import keras
+def restart(model: keras.Model, number: int) -> None:
+    """Give the classifier the weights that this training starts from, and its optimiser none of the last one's state.
 
-    groups, types = tables.groups[: len(tables.train[1])], len(tables.types)
-    factors = rnagen.fit_factors(tables.train, groups, types, None)
-    lowest, unit = tables.preprocessing.lowest, tables.preprocessing.unit
-    network = rnagen.Autoencoder("cvae", factors, lowest, unit, types, rnagen.stream(SEED, "generator weights"))
-    model = generator_model(network)
-    best = keras.callbacks.EarlyStopping("val_loss", patience=20, mode="min", restore_best_weights=True)
-    model.evaluate(*tables.validation, verbose=0)
-    model.fit(*tables.train, 128, epochs=20, validation_data=tables.validation, callbacks=[best], verbose=0)
-    network.finish(tables.train)
-    offset, stretch = network.placement(temperature)
-    rng = np.random.default_rng(SEED)
+    Another model would have to be traced again.
+    """
+    weights = rnagen.initial_weights(model, rnagen.stream(SEED, "classifier weights", number))
+    for variable, values in zip(model.trainable_variables, weights, strict=True):
+        variable.assign(values)
+    for state in model.optimizer.variables:
+        if "learning_rate" not in state.path:
+            state.assign(np.zeros(state.shape, state.dtype))
+
+
+def classify(
+    model: keras.Model, dataset: rnagen.Dataset, samples: rnagen.Samples, number: int, epochs: int
+) -> list[float]:
+    """Train the classifier; return its test accuracy, after each epoch if there are more than the two of the main job.
+
+    The first training is validated after each epoch, as rnagen shows it.
+    """
+    restart(model, number)
+    curve = epochs > rnagen.ExperimentConfig().classifier_epochs
+    watched = dataset.test if curve else dataset.monitored if number == 0 else None
+    history = model.fit(
+        batches(samples, len(dataset.train)),
+        epochs=epochs,
+        shuffle=False,  # they are already
+        validation_data=(watched.x, watched.y) if watched else None,
+        validation_batch_size=rnagen.BLOCK,
+        verbose=0,
+    )
+    if curve:
+        return history.history["val_accuracy"]
+    return [model.evaluate(dataset.test.x, dataset.test.y, rnagen.BLOCK, verbose=0)[1]]
+
+
+def train_generator(dataset: rnagen.Dataset, settings: FitSettings) -> keras.Model:
+    """Train the CVAE and keep the best epoch."""
+    groups, config = dataset.train_groups[: len(dataset.train)], rnagen.ModelConfig()
+    factors = rnagen.fit_start("cvae", dataset.train, groups, len(dataset.types), None, SEED)
+    model = compile_generator(rnagen.start_network(factors, config, dataset, SEED), settings)
+    validation = (dataset.validation.x, dataset.validation.y)
+    best = keras.callbacks.EarlyStopping("val_loss", patience=config.epochs, mode="min", restore_best_weights=True)
+    model.evaluate(*validation, rnagen.BLOCK, verbose=0)
+    model.fit(
+        dataset.train.x,
+        dataset.train.y,
+        config.batch_size,
+        config.epochs,
+        validation_data=validation,
+        validation_batch_size=rnagen.BLOCK,
+        callbacks=[best],
+        verbose=0,
+    )
+    model.network.finish(dataset.train, SEED)
+    return model
+
+
+def draw_after_real(
+    dataset: rnagen.Dataset, model: keras.Model, labels: np.ndarray, rng: np.random.Generator
+) -> rnagen.Samples:
+    """Return the real samples and then a synthetic one of each type code, through the table's units and back."""
+    network, scale = model.network, dataset.preprocessing
     latent = network.latents(labels, rng.standard_normal((len(labels), network.latent_dim), dtype=np.float32))
-    drawn = model.predict((latent, labels), batch_size=rnagen.BLOCK, verbose=0)
-    drawn += rng.standard_normal(drawn.shape, dtype=np.float32) * network.noise
-    drawn = drawn * stretch[labels] + offset[labels]
-    return tables.preprocessing.standardise(tables.preprocessing.restore(drawn))
+    drawn = model.predict((latent, labels), rnagen.BLOCK, verbose=0)
+    noise = rng.standard_normal(drawn.shape, dtype=np.float32) * network.noise
+    placed = network.location_scale(rnagen.TRAINING_TEMPERATURE)
+    drawn = drawn * placed.scale[labels] + noise * placed.noise_scale[labels] + placed.location[labels]
+    drawn = scale.restore(drawn, labels, rng)
+    return dataset.train.join(rnagen.Samples(scale.standardise(drawn), labels))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("types", type=int, help="how many of the most frequent types")
-    parser.add_argument("--plot", action="store_true", help="train for 1 to 20 epochs, scored after each")
+    parser.add_argument("--plot", action="store_true", help="score each of 20 epochs, and draw the figure")
     args = parser.parse_args()
-    os.environ["TF_NUM_INTRAOP_THREADS"] = "0"  # as many as there are cores, TensorFlow's default
-    with contextlib.redirect_stdout(io.StringIO()):
-        cohort = rnagen.keep_top_types(rnagen.simulate_cohort(seed=SEED), args.types)
-        tables = rnagen.prepare_tables(cohort, 0.5, "auto", SEED)
-    rnagen.load_tensorflow()
-    scale, offset = tables.preprocessing.unit
-    scaled = [(genes * scale + offset, types) for genes, types in (tables.train, tables.validation, tables.test)]
-    train, validation, test = scaled
+    settings = FitSettings()
+    os.environ["TF_NUM_INTRAOP_THREADS"] = str(settings.threads)
+    cohort = rnagen.keep_top_types(rnagen.simulate_cohort(seed=SEED), args.types)
+    dataset = rnagen.prepare_dataset(cohort, 0.5, "auto", SEED)
+    rnagen.start_tensorflow()
+    train, epochs = dataset.train, rnagen.PLOT_EPOCHS if args.plot else rnagen.ExperimentConfig().classifier_epochs
+    weights = rnagen.stream(SEED, "classifier weights")
+    network = rnagen.Classifier(len(dataset.types), dataset.preprocessing.unit_scale, weights)
+    classifier = compile_classifier(network, settings)
+    plan, counts = rnagen.SamplingPlan(10_000), dataset.counts()
 
-    def classify(rows: rnagen.Rows) -> float:
-        model = classifier_model(len(scale), args.types)
-        epochs = rnagen.PLOT_EPOCHS if args.plot else 2
-        model.fit(*rows, rnagen.CLASSIFIER_BATCH, epochs, validation_data=test if args.plot else validation, verbose=0)
-        return model.evaluate(*test, verbose=0)[1]
-
-    temperature = choose_temperature(tables)
-    real = classify(train)
-    labels = rnagen.Order(10_000).labels(tables.types, tables.counts(), SEED, "experiment").astype(np.int32)
-    drawn = train_and_draw(tables, labels, temperature) * scale + offset
-    augmented = classify((np.concatenate([train[0], drawn]), np.concatenate([train[1], labels])))
-    repeated = np.resize(np.random.default_rng(SEED).permutation(len(train[1])), len(train[1]) + len(labels))
-    control = classify((train[0][repeated], train[1][repeated]))
-    print(f"temperature {temperature:g}, test accuracy {real:.4f}, {augmented:.4f}, same steps on real {control:.4f}")
+    generator = train_generator(dataset, settings)
+    arms: dict[str, list[list[float]]] = {"real": [], "control": [], "augmented": []}
+    for number in range(TRAININGS):
+        labels = plan.labels(dataset.types, counts, SEED, f"training {number}").astype(np.int32)
+        rng = rnagen.stream(SEED, "rows and copies", number)
+        arms["real"].append(classify(classifier, dataset, train, number, epochs))
+        augmented = draw_after_real(dataset, generator, labels, rng)
+        arms["augmented"].append(classify(classifier, dataset, augmented, number, epochs))
+        arms["control"].append(classify(classifier, dataset, rnagen.draw_copies(train, labels, rng), number, epochs))
+    curves = np.array(list(arms.values())).transpose(2, 0, 1)  # (epochs, arms, trainings)
+    if args.plot:
+        with tempfile.TemporaryDirectory() as folder:
+            table = rnagen.accuracy_by_epoch([curves], 0.5)
+            rnagen.draw_accuracy(Path(folder, "accuracy.png"), table, cohort.name, "")
+    means = zip(arms, curves[-1].mean(1), strict=True)
+    print(f"test accuracy after {epochs} epochs: {', '.join(f'{name} {mean:.4f}' for name, mean in means)}")
 
 
 if __name__ == "__main__":

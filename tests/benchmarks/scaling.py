@@ -30,9 +30,7 @@ def main_job(folder: Path, samples: int, genes: int, types: int) -> tuple[float,
 
 def draw(found: dict[str, list[tuple[int, float, float]]], path: Path) -> None:
     """Draw seconds and peak memory against each quantity, one beside the other, on logarithmic axes."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    figure = rnagen.matplotlib.figure.Figure(figsize=(9, 3.2), layout="constrained")
     for axes, (name, points) in zip(figure.subplots(1, len(found)), found.items(), strict=True):
         size, seconds, memory = np.array(points).T
         axes.loglog(size, seconds, "o-", color=rnagen.TYPE_COLOURS[0], label="seconds")

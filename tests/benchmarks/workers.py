@@ -1,6 +1,8 @@
-"""Time one worker against two on this machine, which share its cores: the main job, and its generator's training.
+"""Time one worker against two on this machine: the main job, and its generator's training.
 
-python tests/benchmarks/workers.py [--rounds 3] [--batch_size 128]
+    python tests/benchmarks/workers.py [--rounds 3] [--batch_size 128]
+
+Two workers share the cores that one has for itself, so this is what sharing costs, not what it gains.
 """
 
 import json
@@ -43,8 +45,7 @@ def train(count: int, arguments: list[str], folder: Path) -> tuple[float, float,
 
 
 def measure(rounds: int = 3, batch_size: int = 128) -> None:
-    # one temperature, since what inner validation chooses may hang on the last digit
-    arguments = ["-k", "10", "-n", "10000", "--data", "simulated", "--temperature", "1", "-b", str(batch_size)]
+    arguments = ["-k", "10", "-n", "10000", "--data", "simulated", "-b", str(batch_size)]
     times: dict[int, list[tuple[float, float, float]]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(rounds):
