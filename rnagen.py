@@ -36,16 +36,15 @@ limits.
 """
 
 # The parts, each using only what stands above it:
-#   foundations     errors, random streams, samples, files that appear whole or not at all
-#   data            tables of any layout -> Cohort (expression, types, groups)
-#   preprocessing   Cohort -> Dataset: split by groups, standardised on training samples
-#   training        networks, the one training loop, workers that share it
-#   generators      factor model, Gaussian, and the CVAE that goes on from it
-#   sampling        Sampler: synthetic samples in the table's units; model files; tables out
-#   experiment      arms that differ in their rows alone, their scores and intervals
-#   report          one table of measures: fidelity, utility, privacy
-#   figures         accuracy by epoch, and the report
-#   command line    main -> run: read, train, draw, judge, write; the only part that knows args and prints
+#   foundations     errors, random streams, samples; interrupts, and files that appear whole or not at all
+#   data            a table of any layout -> Cohort (expression, types, groups), with notes on what was decided
+#   preprocessing   Cohort -> Dataset: split by groups, standardised on training samples; counts and back
+#   training        workers, networks and the one training loop; the type classifier
+#   generators      factor model, Gaussian, and the CVAE that goes on from it; the same with differential privacy
+#   sampling        Sampler: synthetic samples in the table's units; tables out; model files
+#   experiment      arms that differ in their rows alone; intervals; strong classifiers; prediction; comparison
+#   report          one table of measures: fidelity, utility, privacy; figures
+#   command line    arguments, printing, and main -> run: read, train, draw, predict, judge, write
 
 from __future__ import annotations
 
@@ -361,7 +360,10 @@ scanpy = Lazy("scanpy")  # not required: only for files of 10x Genomics
 
 @dataclass(frozen=True)
 class TableConfig:
-    """Where a cohort comes from, and what the user says of it; without rnaseq, data says which other cohort to take."""
+    """Where a cohort comes from, and what the user says of it; without rnaseq, data says which other cohort to take.
+
+    remedy says what to do if the table has no types.
+    """
 
     rnaseq: Path | None = None
     types: Path | None = None
@@ -369,6 +371,7 @@ class TableConfig:
     layer: str | None = None
     group_regex: str | None = None
     data: str = "auto"
+    remedy: str = "give a table of sample ids and types by --types"
 
 
 def squash(name: str) -> str:
@@ -835,9 +838,7 @@ def choose_type_column(columns: dict[str, np.ndarray], config: TableConfig) -> s
     types. Columns that say the same are one.
     """
     path, asked = config.types or config.rnaseq, config.type_column
-    remedy = "add a column `type` of the type of each sample"
-    if config.types is None:
-        remedy = "give a table of sample ids and types by --types"
+    remedy = "add a column `type` of the type of each sample" if config.types else config.remedy
     others = [name for name in columns if squash(name) != "group"]
     possible = {n: columns[n] for n in others if len(set(columns[n]) - {""}) > 1 and share_distinct(columns[n]) < 1}
     named = [name for name in possible if names_type(name)]
@@ -2042,7 +2043,6 @@ GAUSSIAN_LATENT = 200  # principal directions in which each type of a Gaussian h
 INNER_FOLDS = 5  # of the training groups, to choose these and radii on
 ENOUGH_HELD_OUT = 500  # rows: once inner folds with so many have been held out, the others need not be
 MIN_NOISE_SHARE = 0.05  # of a gene's variance within types: what no direction explains
-MIN_VARIANCE = 1e-3  # of a standardised gene: none is known better, and an outlier must not count for everything
 SD_POOLED_ROWS = 10  # rows that a gene's pooled variance counts as, beside those of the type
 RADIUS_CHOICES = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1)  # sds of log squared radii to choose from; 0 is a Gaussian
 FEW_SAMPLES = 2  # of a type, too few to know its covariance
@@ -2624,14 +2624,15 @@ RADIUS_SHARE = 0.01  # for the radius that each of them is clipped to
 SCALE_SHARE = 0.01  # for the vote of patients on the scale of the table
 LOG2_LIMITS = (0.0, 20.0)  # of log2(x + 1), from nothing to a million; values beyond are moved to them
 LOG2_CENTRE = 5.0  # from which the first release measures; missing values count as it there
-RADII = 1.25 ** np.arange(-20, 16)  # to choose from, times the square root of the number of columns
-WITHIN_RADIUS = 0.35  # share of patients that are not clipped: fewer means less noise and more bias
+RADII = 1.25 ** np.arange(-16, 15)  # to choose from, times the square root of the number of columns
+WITHIN_RADIUS = 0.3  # share of patients that are not clipped: fewer means less noise and more bias
 VARIABLE_GENES = 0.1  # per patient and unit of mu: the most variable genes, which are modelled by type
 PUBLIC_DIRECTIONS = 0.16  # per patient and unit of mu, at most MAX_DIRECTIONS
 MAX_DIRECTIONS = 200
 EDGE_SHARE = 0.1  # of the largest eigenvalue of noise alone: directions of less variance are left out
 MIN_GENE_NOISE = 0.2  # share of a gene's variance that no direction explains
-MIN_MU_PATIENTS = 20.0  # mu times the patients of a type; half of it beside a public table
+MIN_MU_PATIENTS = 40.0  # mu times the patients of a type, on average; half beside a public table, or in one type
+MIN_MU_ALL = 300.0  # mu times all patients: with fewer, radii are guesses
 MAX_CENTRE_NOISE = 1.0  # sd of a gene's mean, log2
 MAX_SCALE_RATIO = 4.0  # of the lengths of private and public samples
 MIN_PUBLIC = 50  # samples
@@ -2776,13 +2777,16 @@ def check_size(mechanism: Mechanism, training: Cohort, epsilon: float, delta: fl
     mu, n, genes = mechanism.mu, mechanism.patients, len(training.genes)
     types, y = np.unique(training.types, return_inverse=True)
     patients = np.bincount(y, mechanism.weights)
-    need = MIN_MU_PATIENTS * (0.5 if beside_public else 1)
-    if mu * patients.min() < need:
+    size = min(patients.mean(), 2 * patients.min())
+    with_public = max(MIN_MU_PATIENTS / 2, MIN_MU_ALL / len(types))
+    need = with_public if beside_public else max(MIN_MU_PATIENTS, with_public)
+    if mu * size < need:
+        helps = not beside_public and mu * size >= with_public
         raise RnagenError(
-            f"--epsilon {epsilon:g}: noise would drown the mean of type {str(types[patients.argmin()])!r}, which has "
-            f"{patients.min():.3g} patients (a patient's samples count as one); use {math.ceil(need / mu)} patients of "
-            f"each type, --epsilon {least_epsilon(need / patients.min(), delta):g}"
-            + ("" if beside_public else ", or --public")
+            f"--epsilon {epsilon:g}: noise would drown types of {patients.mean():.3g} training patients on average "
+            f"and of {patients.min():.3g} in {str(types[patients.argmin()])!r} (a patient's samples count as one); use "
+            f"{math.ceil(need / mu)} of each type, --epsilon {least_epsilon(need / size, delta):g}"
+            + (", or --public" if helps else "")
         )
     bearable = int((MAX_CENTRE_NOISE * n * mechanism.mus["centre"] / (2 * LOG2_CENTRE)) ** 2)
     if genes > bearable and not beside_public:
@@ -2912,6 +2916,11 @@ def fit_private(
     check_size(mechanism, training, epsilon, delta, public is not None)
     voted = vote_on_scale(mechanism, training.expression)
     known = ["gene and type names", "samples of each type, and which are one patient's", "all settings"]
+    if public is None and transform == "none" != voted:
+        raise RnagenError(
+            f"--transform none: takes log2 from 0 to {LOG2_LIMITS[1]:g}, and most private samples look like counts or "
+            f"TPM; use --transform {voted}"
+        )
     if public is None:
         scale, parts = release_generator(mechanism, training, voted if transform == "auto" else transform)
         known.append(f"that expression lies from 0 to {LOG2_LIMITS[1]:g} in log2")
@@ -3060,6 +3069,7 @@ DRAWN_AHEAD = 2**30  # bytes of blocks under way at most, but two
 ROW_GROUP = 8 * BLOCK  # rows of a parquet row group
 MODEL_FORMAT = 4  # of model files; any other is refused
 MAX_LATENT = 1000
+MAX_COVARIANCE_GENES = 1000  # whose covariance an attack on a saved generator takes
 SCALE_TENSORS = ("mean", "sd", "low", "span")  # of a Preprocessing
 ANNOTATION = ("type", "group")  # columns of an expression table that are no genes
 
@@ -3156,6 +3166,24 @@ class Sampler:
             start = len(real) + number * BLOCK
             x[start : start + len(block)] = scale.standardise(block)
         return Samples(x, np.concatenate([real.y, labels]).astype(np.int32))
+
+
+def released_parameters(sampler: Sampler, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return what a saved generator tells of the types drawn, without drawing, in training units, for attacks on it.
+
+    These are type means (types, all genes) and, where it is a factor model of few genes, the covariance within types.
+    """
+    fitted, model = sampler.preprocessing, sampler.model
+    constant = np.nan_to_num(fitted.constant)
+    means = np.tile(constant if fitted.transform == "none" else np.log2(constant + 1), (len(sampler.types), 1))
+    means[:, fitted.kept] = model.type_means * fitted.sd + fitted.mean
+    means = means[np.isin(sampler.types, drawn)]
+    if model.kind != "gaussian" or len(fitted.kept) > MAX_COVARIANCE_GENES:
+        return means, None
+    covariance = MIN_VARIANCE * np.eye(len(fitted.kept))
+    within = model.loadings.T @ model.loadings + np.diag(np.square(model.noise))
+    covariance[np.ix_(fitted.kept, fitted.kept)] = within * np.outer(fitted.sd, fitted.sd)
+    return means, covariance
 
 
 def sample_ids(start: int, end: int) -> np.ndarray:
@@ -4794,7 +4822,7 @@ def mmd(a: np.ndarray, b: np.ndarray, width: float) -> float:
     """Return the unbiased squared maximum mean discrepancy, kernel exp(-distance^2 / width) (Gretton et al. 2012)."""
 
     def kernel(a: np.ndarray, b: np.ndarray) -> float:
-        squared = sklearn.metrics.pairwise.euclidean_distances(a, b, squared=True)
+        squared = np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T  # in float32, as sklearn does not
         return float(np.exp(squared / -width).sum(dtype=float))
 
     within = [(kernel(x, x) - len(x)) / (len(x) * (len(x) - 1)) for x in (a, b)]
@@ -4802,7 +4830,9 @@ def mmd(a: np.ndarray, b: np.ndarray, width: float) -> float:
 
 
 def fit_components(x: np.ndarray, most: int, rng: np.random.Generator) -> Any:
-    """Return a PCA fitted to x (rows, genes)."""
+    """Return a PCA fitted to x (rows, genes), or to some of its rows where genes are many."""
+    if x.shape[1] > PROJECT_ABOVE:
+        x = x[rng.permutation(len(x))[: 2 * BLOCK]]
     pca = sklearn.decomposition.PCA(min(most, *x.shape), iterated_power=2, random_state=sklearn_seed(rng))
     return pca.fit(x)
 
@@ -5573,7 +5603,7 @@ def write_accuracy_table(path: Path, table: list[dict[str, float]]) -> None:
         writer.writerows([row[key] for key in ("epochs", *keys, *ends)] for row in table)
 
 
-# ---- command line: what the user asks for, and what is printed and written; nothing above knows args ---------------
+# ---- command line: what the user asks for; nothing above knows args -------------------------------------------------
 
 TEMPERATURES = (0.01, 10)  # the least and the most
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
@@ -5842,6 +5872,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+# ---- command line: what is printed, and when ---------------------------------------------------------------------
+
 TITLES = {
     "real": "Train a type classifier:",
     "sampling": "Generate {n_synthetic} RNAseq samples:",
@@ -6068,6 +6100,8 @@ def print_written(terminal: Terminal, drawn: dict[str, Any], genes: int) -> None
     terminal.print(f"\nWrote {samples} to {drawn['path']} in {drawn['seconds']:.3f} seconds")
 
 
+# ---- command line: a run, from tables to files --------------------------------------------------------------------
+
 REPORT_SAMPLES = 5000  # drawn for a report
 REPORT_FILES = ("report.json", "report.png")
 
@@ -6184,7 +6218,7 @@ def model_config(args: argparse.Namespace, cohort: Cohort, terminal: Terminal) -
     if args.epsilon:
         public = None
         if args.public:
-            public = read_cohort(TableConfig(args.public))
+            public = read_cohort(TableConfig(args.public, remedy="add a column `type` of the type of each sample"))
         training, _ = split_cohort(cohort, args.test_fraction, args.seed, args.train_per_type)
         private = fit_private(training, public, args.epsilon, args.delta, args.transform)
         print_privacy(terminal, asdict(private[2]))
@@ -6336,7 +6370,7 @@ def split_as_asked(args: argparse.Namespace, real: Cohort, terminal: Terminal) -
 
 def synthetic_table(args: argparse.Namespace, real: Cohort, terminal: Terminal) -> Evaluation:
     """Return what there is to judge the given table of synthetic samples by."""
-    drawn = read_cohort(TableConfig(args.report_only))
+    drawn = read_cohort(TableConfig(args.report_only, remedy="add the type of each sample"))
     real, notes = keep_shared(real, drawn.genes, drawn.types, str(args.report_only))
     for note in (*drawn.notes, *notes):
         terminal.warn(note)
@@ -6366,7 +6400,8 @@ def drawn_for_report(
     ids = sample_ids(0, len(rows)).astype(str)
     drawn = Cohort("synthetic", False, rows, ids, sampler.genes, sampler.types[labels], ids, "")
     unknown = "" if recognised or args.train_ids else UNKNOWN_TRAINING
-    return align_for_evaluation(training, test, drawn, args.transform, unknown)
+    saved = released_parameters(sampler, drawn.types) if args.save_model or args.load_model else None
+    return align_for_evaluation(training, test, drawn, args.transform, unknown, saved)
 
 
 def judge(

@@ -14,7 +14,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
-import benchmark_coverage
+import interval_coverage
 
 import rnagen
 from rnagen import Gain, Samples
@@ -66,7 +66,7 @@ def test_interval_of_test_samples_alone_misses_the_noise_of_training() -> None:
 
 
 def test_interval_of_trained_networks_covers_no_gain_and_a_known_one() -> None:
-    table = benchmark_coverage.coverage(25, trainings=5, true_trainings=20, fresh_rows=5_000, seed=3)
+    table = interval_coverage.coverage(25, trainings=5, true_trainings=20, fresh_rows=5_000, seed=3)
     assert set(table) == {
         (kind, epochs, measure)
         for kind in ("0", "known")
@@ -75,7 +75,7 @@ def test_interval_of_trained_networks_covers_no_gain_and_a_known_one() -> None:
     }
     for kind, found in table.items():
         assert len(found) == 25
-        assert sum(benchmark_coverage.holds(*pair) for pair in found) >= 20, kind
+        assert sum(interval_coverage.holds(*pair) for pair in found) >= 20, kind
     assert np.mean([gain.mean for _, gain in table["known", 20, "accuracy"]]) > 0.02
 
 

@@ -322,7 +322,7 @@ def test_samples_to_train_on_are_the_real_ones_and_then_what_would_be_read_back(
     generator = rnagen.Generator("gaussian", factors, fitted.lowest)
     sampler = rnagen.Sampler(generator, fitted, np.arange(GENES).astype(str), types, np.ones(TYPES, int))
     labels = np.arange(rnagen.BLOCK + 9) % TYPES
-    both = sampler.samples_after(samples, labels, 4, "training 0", 1.5)
+    both = sampler.samples_after(samples, fitted, labels, 4, "training 0", 1.5)
     assert both.x.ctypes.data % 64 == 0
     np.testing.assert_array_equal(both.x[:150], samples.x)
     np.testing.assert_array_equal(both.y, np.concatenate([samples.y, labels]))

@@ -33,6 +33,7 @@ def cohort(patients: int = 90, genes: int = 12, types: int = 2, seed: int = 0, r
 def no_size_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a tiny cohort through that noise would drown."""
     monkeypatch.setattr(rnagen, "MIN_MU_PATIENTS", 0)
+    monkeypatch.setattr(rnagen, "MIN_MU_ALL", 0)
     monkeypatch.setattr(rnagen, "MAX_CENTRE_NOISE", 1e9)
 
 
@@ -69,7 +70,7 @@ def test_mu_solves_the_equation_of_delta(epsilon: float, delta: float) -> None:
 
 
 def test_shares_add_up_and_the_ceiling_is_that_of_two_normals() -> None:
-    _, _, fit = rnagen.fit_private(cohort(300), None, 10, DELTA, "none")
+    _, _, fit = rnagen.fit_private(cohort(600), None, 10, DELTA, "none")
     assert math.hypot(*fit.releases.values()) == pytest.approx(fit.mu)
     draws = np.random.default_rng(0).normal(size=(2, 400_000))
     assert np.mean(draws[0] + fit.mu > draws[1]) == pytest.approx(fit.attack_ceiling, abs=0.003)
@@ -244,17 +245,18 @@ def refused(*arguments: Any) -> str:
 
 def test_too_few_patients_whatever_their_samples() -> None:
     small = refused(cohort(20), None, 1.0, DELTA, "none")
-    assert "type 0" in small and "10 patients" in small and "--public" in small
-    enough = float(small.split("--epsilon ")[2].split(",")[0])
-    assert rnagen.gaussian_mu(enough, DELTA) * 10 >= rnagen.MIN_MU_PATIENTS
-    many = cohort(400)
+    assert "10 training patients" in small and "--public" not in small
+    enough = float(small.split("--epsilon ")[2])
+    assert rnagen.gaussian_mu(enough, DELTA) * 20 >= rnagen.MIN_MU_ALL
+    assert "--public" in refused(cohort(2000, types=20), None, 1.0, DELTA, "none")
+    many = cohort(2000)
     rnagen.fit_private(many, None, 4, DELTA, "none")
     one_patient = replace(many, groups=np.where(many.types == "type 1", "P", many.groups))
-    assert "'type 1', which has 1 patients" in refused(one_patient, None, 4, DELTA, "none")
+    assert "and of 1 in 'type 1'" in refused(one_patient, None, 4, DELTA, "none")
 
 
 def test_too_many_genes_for_the_noise() -> None:
-    message = refused(cohort(300, genes=6000), None, 1.5, DELTA, "none")
+    message = refused(cohort(1200, genes=6000), None, 1.5, DELTA, "none")
     assert "6000" in message and "variance in a public table" in message
 
 
@@ -268,16 +270,18 @@ def test_size_is_judged_without_values() -> None:
     ("transform", "change"), [("none", lambda x: x), ("log2", np.exp2), ("cpm", lambda x: np.exp2(x).round())]
 )
 def test_patients_vote_on_the_scale(transform: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    table = cohort(400)
+    table = cohort(2000)
     values = change(table.expression)
     values[:20] = -1000.5  # a few cannot overrule the others
     scale, _, _ = rnagen.fit_private(replace(table, expression=values), None, 10, DELTA, "auto")
     assert scale.transform == transform
+    if transform != "none":
+        assert f"use --transform {transform}" in refused(replace(table, expression=values), None, 10, DELTA, "none")
     assert not scale.whole and scale.floor == 0 and scale.kept.all()
 
 
 def test_public_tables_that_do_not_fit() -> None:
-    training, public = cohort(400), cohort(200, seed=1)
+    training, public = cohort(2000), cohort(200, seed=1)
     rnagen.fit_private(training, public, 4, DELTA, "auto")
     shared = replace(public, groups=np.append(training.groups[:1], public.groups[1:]))
     assert "1 samples or patients" in refused(training, shared, 4, DELTA, "auto")
@@ -292,7 +296,7 @@ def test_public_tables_that_do_not_fit() -> None:
 
 
 def test_public_genes_come_in_any_order() -> None:
-    training, public = cohort(400), cohort(200, seed=1)
+    training, public = cohort(2000), cohort(200, seed=1)
     turned = replace(public, genes=public.genes[::-1], expression=public.expression[:, ::-1])
     np.testing.assert_array_equal(
         *(rnagen.fit_private(training, table, 4, DELTA, "auto")[0].mean for table in (public, turned))

@@ -93,7 +93,7 @@ def test_readme_commands_are_usage() -> None:
 
 
 def test_readme_uses_of_the_samples_work(working_directory: Path) -> None:
-    section = README.split("## Use the synthetic samples")[1].split("\n## ")[0]
+    section = README.split("## Keep and release synthetic samples")[1].split("\n## ")[0]
     commands = re.findall(r"^python rnagen.py (.+)$", section.replace("\\\n", ""), re.MULTILINE)
     make_table(types=("BLCA", "Uterine CS")).to_parquet("cohort.parquet")
     *commands, one_of_many = commands

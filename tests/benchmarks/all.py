@@ -6,8 +6,8 @@ By hand, with nothing else running: about half an hour on 2 cores; --quick (fewe
 everything runs) a quarter of that. --figure draws how the main job grows. Each row names the script here, and its
 flags, that give it alone.
 
-Three more are about quality, and are run alone: generator.py (where the generator's defaults come from), coverage.py
-(whether intervals hold the true gain) and privacy.py (whether attacks find what is there to find).
+Three more are about quality, and are run alone: generator.py (where the generator's defaults come from),
+interval_coverage.py (whether intervals hold the true gain) and privacy.py (what differential privacy costs).
 """
 
 import argparse

@@ -93,7 +93,7 @@ class FitModel(keras.Model):
 def compile_generator(network: rnagen.CVAE, settings: FitSettings) -> keras.Model:
     """Return a CVAE of rnagen as a Keras model."""
     model = FitModel(network)
-    model.compile(keras.optimizers.Adam(rnagen.GENERATOR_RATE), **settings.as_compiled())
+    model.compile(keras.optimizers.Adam(rnagen.PEAK_RATE), **settings.as_compiled())
     return model
 
 

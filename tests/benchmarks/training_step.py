@@ -30,7 +30,7 @@ TUNED = {"fit": keras_fit.FitSettings(jit=False), "fit by XLA": keras_fit.FitSet
 LOOPS = {"rnagen": None, **TUNED, "untuned fit": keras_fit.FitSettings(steps_per_execution=1, threads=0)}
 CVAE_BATCH = rnagen.ModelConfig().batch_size
 TASKS = {  # network, its batch and rate, trainings side by side
-    "CVAE": ("CVAE", CVAE_BATCH, rnagen.GENERATOR_RATE, 1),
+    "CVAE": ("CVAE", CVAE_BATCH, rnagen.PEAK_RATE, 1),
     "classifier": ("classifier", rnagen.CLASSIFIER_BATCH, rnagen.CLASSIFIER_RATE, 1),
     "classifier, two trainings side by side": ("classifier", rnagen.CLASSIFIER_BATCH, rnagen.CLASSIFIER_RATE, 2),
 }

@@ -1,6 +1,6 @@
 """Does the 95% interval of a gain hold the true gain? Count it over many simulated cohorts.
 
-    python tests/benchmarks/benchmark_coverage.py [--cohorts 200] [--trainings 5] [--seed 0]
+    python tests/benchmarks/interval_coverage.py [--cohorts 200] [--trainings 5] [--seed 0]
 
 Each cohort has 60 training and 480 test samples of four uneven types, one to three samples a patient, and three
 arms: real rows with copies of them, real rows with other copies (true gain 0), and real rows with fresh rows of the

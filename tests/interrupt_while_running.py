@@ -1,6 +1,6 @@
 """Interrupt rnagen at random moments, by SIGINT and SIGTERM in turn, and check that it ends at once and cleanly.
 
-    python tests/interrupt_stress.py [--interrupts 200] [--seconds 10] [--seed 0] [--rnagen rnagen.py]
+    python tests/interrupt_while_running.py [--interrupts 200] [--seconds 10] [--seed 0] [--rnagen rnagen.py]
 
 The commands are the main job on a small table, one that draws from a saved model, and a report. Each must end with 130
 or 143, within so many seconds, with one line on stderr and no file left over; the outputs that were there before are
