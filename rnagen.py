@@ -3065,7 +3065,7 @@ def train_generator(
 
 # ---- sampling: synthetic samples in the table's units, as tables, from a generator that can be kept ---------------
 
-DRAWN_AHEAD = 2**30  # bytes of blocks under way at most, but two
+DRAWN_AHEAD = 2**28  # bytes of blocks under way at most, but two
 ROW_GROUP = 8 * BLOCK  # rows of a parquet row group
 MODEL_FORMAT = 4  # of model files; any other is refused
 MAX_LATENT = 1000
@@ -3507,6 +3507,7 @@ def rebuild_generator(
 # ---- experiment: arms that differ in their rows alone, several trainings each, scored on the same test samples ----
 
 PLOT_EPOCHS = 20
+SIDE_BY_SIDE = 2**30  # bytes of rows in trainings at once, but one
 TRAINING_TEMPERATURE = 1.5  # of samples to train on: tests/benchmarks/generator.py
 CONTROL = "copies"  # real samples drawn again, as many and of the same types as the synthetic ones
 
@@ -3579,10 +3580,11 @@ class ArmTrainer:
     rows differ. A graph serves one training after another, since making it takes as long as hundreds of steps.
     """
 
-    def __init__(self, dataset: Dataset, trainings: int, seed: int, workers: Workers) -> None:
+    def __init__(self, dataset: Dataset, trainings: int, seed: int, workers: Workers, n_synthetic: int) -> None:
         self.dataset, self.trainings, self.seed = dataset, trainings, seed
         self.test = shared_tensor(dataset.test.x)
-        self.alone = workers.strategy is not None
+        size = 4 * (len(dataset.train) + n_synthetic) * dataset.train.x.shape[1]  # bytes of one training's rows
+        self.alone = workers.strategy is not None or CORES * size > SIDE_BY_SIDE
         at_once = 1 if self.alone else min(trainings, CORES)
         self.idle: queue.SimpleQueue[Trainer] = queue.SimpleQueue()
         for _ in range(at_once):
@@ -3623,7 +3625,7 @@ class ArmTrainer:
 
         found = self.pool.map(train, range(self.trainings))
         if self.alone:
-            found = list(found)  # several workers must sum in the same order
+            found = list(found)  # several workers must sum in the same order; wide tables have no room for more
 
         def wait() -> Arm:
             steps, predicted, losses = zip(*found, strict=True)
@@ -3684,7 +3686,10 @@ def draw_copies(real: Samples, labels: np.ndarray, rng: np.random.Generator) -> 
     for label in np.unique(labels):
         rows = labels == label
         chosen[rows] = rng.choice(np.flatnonzero(real.y == label), rows.sum())
-    return real.join(real.take(chosen))
+    x = aligned_array(len(real) + len(labels), real.x.shape[1])
+    x[: len(real)] = real.x
+    np.take(real.x, chosen, axis=0, out=x[len(real) :], mode="clip")  # the other modes make a copy
+    return Samples(x, np.concatenate([real.y, real.y[chosen]]))
 
 
 def draw_smote(real: Samples, labels: np.ndarray, n_types: int, rng: np.random.Generator) -> Samples:
@@ -3799,9 +3804,9 @@ def run_experiment(
     Every training draws synthetic samples, and copies for the control, of its own. Reports each part as it begins and
     each result as it is there.
     """
-    classifiers = ArmTrainer(dataset, config.trainings, seed, workers)
     counts, train = dataset.counts(), dataset.train
     labels = [plan.labels(dataset.types, counts, seed, f"training {n}") for n in range(config.trainings)]
+    classifiers = ArmTrainer(dataset, config.trainings, seed, workers, len(labels[0]))
     per_epoch = math.ceil((len(train) + len(labels[0])) / CLASSIFIER_BATCH)
     epochs, own_steps = config.classifier_epochs, config.classifier_epochs * math.ceil(len(train) / CLASSIFIER_BATCH)
     same_steps = [epochs * per_epoch] if config.compare else []
