@@ -4237,7 +4237,8 @@ def align_genes(new: Cohort, genes: np.ndarray, path: Path) -> tuple[np.ndarray,
 
 def check_scale(x: np.ndarray, expression: np.ndarray, fitted: Preprocessing, path: Path) -> None:
     """Find out whether new samples, standardised as x, are on the scale that the classifier was trained on."""
-    negative = fitted.transform != "none" and np.nanmin(expression) < 0
+    looks = "none" if np.nanmin(expression) < 0 else resolve_transform(expression, "auto")
+    negative = fitted.transform != "none" and looks == "none"  # a log scale where counts or TPM are asked for
     far = np.median(np.abs(np.median(x, axis=0))) > MAX_SHIFT
     if negative or far:
         units = {"none": "values as they are", "log2": "TPM or the like", "cpm": "raw counts"}[fitted.transform]
