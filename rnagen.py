@@ -4237,10 +4237,11 @@ def align_genes(new: Cohort, genes: np.ndarray, path: Path) -> tuple[np.ndarray,
 
 def check_scale(x: np.ndarray, expression: np.ndarray, fitted: Preprocessing, path: Path) -> None:
     """Find out whether new samples, standardised as x, are on the scale that the classifier was trained on."""
-    looks = "none" if np.nanmin(expression) < 0 else resolve_transform(expression, "auto")
-    negative = fitted.transform != "none" and looks == "none"  # a log scale where counts or TPM are asked for
+    was_high = np.exp2((fitted.low + fitted.span).max()) > COUNTS_ABOVE  # in the training samples
+    low = np.nanmin(expression) < 0 or (was_high and np.nanmax(expression) <= COUNTS_ABOVE)
+    logged = fitted.transform != "none" and low  # a log scale where counts or TPM are asked for
     far = np.median(np.abs(np.median(x, axis=0))) > MAX_SHIFT
-    if negative or far:
+    if logged or far:
         units = {"none": "values as they are", "log2": "TPM or the like", "cpm": "raw counts"}[fitted.transform]
         raise RnagenError(
             f"--predict {path}: is on another scale ({np.nanmin(expression):.4g} to {np.nanmax(expression):.4g}) "
