@@ -6205,7 +6205,7 @@ def read_data(args: argparse.Namespace, terminal: Terminal) -> Cohort:
 
 def digest_arguments(args: argparse.Namespace) -> str:
     """Hash the arguments that all workers must have in common; paths and what is done with the results may differ."""
-    own = {"rnaseq", "types", "output", "save_model", "results", "report", "overwrite", "debug"}
+    own = {"rnaseq", "types", "public", "output", "save_model", "predict", "results", "report", "overwrite", "debug"}
     common = {name: value for name, value in vars(args).items() if name not in own} | {"plot": args.plot is not None}
     return hashlib.sha256(json.dumps(common, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -6451,7 +6451,7 @@ def run(args: argparse.Namespace) -> None:
     if workers.chief:
         check_outputs(args)
     else:  # it takes part, and leaves no trace
-        args.output = args.save_model = args.report = args.results = None
+        args.output = args.save_model = args.report = args.results = args.predict = None
     plan = SamplingPlan(args.n_samples, tuple(args.per_type or ()), args.balance)
 
     learned, sampler, cohort, trained_on, results = None, None, None, "", {}
