@@ -2152,22 +2152,21 @@ def truncated_pca(residuals: np.ndarray, latent: int, seed: int) -> tuple[np.nda
     return scores, variances, np.pad(directions, ((0, fill), (0, 0)))
 
 
-@dataclass(frozen=True)
-class HeldOutFold:
-    """Residuals of an inner fold, projected on the principal directions of the other folds.
+class HeldOutFold(NamedTuple):
+    """Residuals (held out, genes) of an inner fold, of types y, beside what the other folds say.
 
-    directions is (latent, genes); scores (rows, latent) are the whitened ones of the other folds' residuals, of types
-    y (rows,), and variance (genes,) is theirs. residuals (held out, genes) are the fold's own, of types held_y, and
-    projected (held out, latent) are these on the directions.
+    directions (latent, genes) are the principal ones of the other folds' residuals, scores (rows, latent) these
+    residuals whitened, of types scores_y, and variance (genes,) theirs; projected (held out, latent) are the fold's own
+    on the directions.
     """
 
+    residuals: np.ndarray
+    y: np.ndarray
+    projected: np.ndarray
     directions: np.ndarray
     scores: np.ndarray
-    y: np.ndarray
+    scores_y: np.ndarray
     variance: np.ndarray
-    residuals: np.ndarray
-    held_y: np.ndarray
-    projected: np.ndarray
 
 
 def hold_out_folds(samples: Samples, groups: np.ndarray, types: int, latent: int, seed: int) -> list[HeldOutFold]:
@@ -2184,8 +2183,8 @@ def hold_out_folds(samples: Samples, groups: np.ndarray, types: int, latent: int
         scores, _, directions = truncated_pca(rest.x, latent, seed)
         error = mean_error(counts)[held.y, None].astype(np.float32)
         residuals = (held.x - means[held.y]) / error  # a held-out row strays further from an estimated mean
-        variance = np.square(rest.x).mean(0)
-        found.append(HeldOutFold(directions, scores, rest.y, variance, residuals, held.y, residuals @ directions.T))
+        own = (residuals, held.y, residuals @ directions.T)
+        found.append(HeldOutFold(*own, directions, scores, rest.y, np.square(rest.x).mean(0)))
     return found
 
 
@@ -2234,13 +2233,13 @@ def choose_radius_sds(
     latent, used = len(variances), np.flatnonzero(variances > 0)
     latent_lengths, noise_lengths = [], []  # squared
     for fold in folds:
-        covariances = shrunk_covariances(fold.scores[:, used], fold.y, len(noise_variance))
+        covariances = shrunk_covariances(fold.scores[:, used], fold.scores_y, len(noise_variance))
         z = fold.projected[:, used] / np.sqrt(variances[used])
-        for label in np.unique(fold.held_y):
-            rows = z[fold.held_y == label].T
+        for label in np.unique(fold.y):
+            rows = z[fold.y == label].T
             latent_lengths.extend((np.linalg.solve(covariances[label], rows) * rows).sum(0))
         noise = fold.residuals - fold.projected[:, :latent] @ fold.directions[:latent]
-        noise_lengths.extend((np.square(noise) / noise_variance[fold.held_y]).sum(1))
+        noise_lengths.extend((np.square(noise) / noise_variance[fold.y]).sum(1))
     genes = max(noise_variance.shape[1] - latent, 1)
     return choose_radius_sd(np.array(latent_lengths), len(used)), choose_radius_sd(np.array(noise_lengths), genes)
 
