@@ -2989,33 +2989,16 @@ class TrainedGenerator:
         return entry if self.model.kind == "gaussian" else entry | {"epoch": self.epoch}
 
 
-def start_network(factors: Factors, config: ModelConfig, dataset: Dataset, seed: int) -> CVAE:
-    """Return a network that starts from the factor model."""
-    fitted = dataset.preprocessing
-    return CVAE(config.kind, factors, fitted.lowest, fitted.unit_scale, stream(seed, "generator weights"))
-
-
-def start_trainer(network: CVAE, samples: Samples, config: ModelConfig, seed: int, workers: Workers) -> Trainer:
-    """Return a trainer of that network on these samples, whose learning rate is planned for all epochs."""
+def start_training(
+    factors: Factors, samples: Samples, config: ModelConfig, dataset: Dataset, seed: int, workers: Workers
+) -> Trainer:
+    """Return a trainer, on samples, of the network that starts from factors; its rate is planned for all epochs."""
+    fitted, genes = dataset.preprocessing, samples.x.shape[1]
+    network = CVAE(config.kind, factors, fitted.lowest, fitted.unit_scale, stream(seed, "generator weights"))
     steps = config.epochs * math.ceil(len(samples) / config.batch_size)
-    trainer = Trainer(network, samples.x.shape[1], config.batch_size, generator_learning_rate(steps), workers)
+    trainer = Trainer(network, genes, config.batch_size, generator_learning_rate(steps), workers)
     trainer.start(samples, network.copy_weights(), stream(seed, "generator order"))
     return trainer
-
-
-def train_on_everything(
-    config: ModelConfig, dataset: Dataset, epochs: int, seed: int, workers: Workers
-) -> tuple[CVAE, Factors]:
-    """Train a generator on all training samples, those that validate included, as on the others for so many epochs."""
-    samples, types = dataset.all_training(), len(dataset.types)
-    factors = fit_start(config.kind, samples, dataset.train_groups, types, config.latent_dim, seed)
-    network = start_network(factors, config, dataset, seed)
-    if epochs:
-        start_trainer(network, samples, config, seed, workers).advance(
-            epochs * math.ceil(len(dataset.train) / config.batch_size)
-        )
-    network.finish(samples, seed, trained=epochs > 0)
-    return network, factors
 
 
 def train_generator(
@@ -3026,40 +3009,41 @@ def train_generator(
     Where no samples are held out for testing, they only find the number of steps, and the generator is trained again
     for so many on all samples. Reports the factor model, each epoch, and notes as str.
     """
-    start = time.perf_counter()
+    start, scale = time.perf_counter(), dataset.preprocessing
+    history: list[dict[str, float]] = []
     if config.private:
         scale, factors, privacy = config.private
         report(FactorModel("private", len(factors.loadings)))
         model = Generator(config.kind, factors, scale.lowest)
-        return TrainedGenerator(model, scale, factors, [], 0, 0, time.perf_counter() - start, asdict(privacy))
-    scale = dataset.preprocessing
-    everything, types = not len(dataset.test), len(dataset.types)
+        return TrainedGenerator(model, scale, factors, history, 0, 0, time.perf_counter() - start, asdict(privacy))
+    fit_factors = functools.partial(fit_start, types=len(dataset.types), latent=config.latent_dim, seed=seed)
+    everything, validates = not len(dataset.test), len(dataset.validation) > 0
     samples = dataset.all_training() if everything and config.kind == "gaussian" else dataset.train
-    groups = dataset.train_groups[: len(samples)]
-    factors = fit_start(config.kind, samples, groups, types, config.latent_dim, seed)
+    factors = fit_factors(config.kind, samples, dataset.train_groups[: len(samples)])
     report(FactorModel(config.kind, len(factors.loadings)))
     if (small := dataset.types[dataset.counts() <= FEW_SAMPLES]).size:
         report(f"types with one or two training samples ({list_some(small)}) are given the spread of the others")
     if config.kind == "gaussian":
         model = Generator(config.kind, factors, scale.lowest)
-        return TrainedGenerator(model, scale, factors, [], 0, 0, time.perf_counter() - start)
-    network = start_network(factors, config, dataset, seed)
-    history: list[dict[str, float]] = []
-    epoch = 0
-    if len(dataset.validation):
-        trainer = start_trainer(network, samples, config, seed, workers)
+        return TrainedGenerator(model, scale, factors, history, 0, 0, time.perf_counter() - start)
+    trainer, epoch = start_training(factors, samples, config, dataset, seed, workers), 0
+    if validates:
         history, epoch = fit(trainer, config.epochs, dataset.validation, seed, report)
         epoch = int(workers.broadcast(np.array([epoch]))[0])
-        kl = network.evaluate(dataset.validation, stream(seed, "evaluation"))["kl"]
-        if network.variational and kl < UNUSED_LATENT:
+        kl = trainer.network.evaluate(dataset.validation, stream(seed, "evaluation"))["kl"]
+        if trainer.network.variational and kl < UNUSED_LATENT:
             report(f"the latent is unused (KL below {UNUSED_LATENT} nats): samples of a type differ by noise alone")
     else:
         report("nothing to validate on: the factor model is taken as it is")
-    if everything and len(dataset.validation):
-        network, factors = train_on_everything(config, dataset, epoch, seed, workers)
-    else:
-        network.finish(samples, seed, trained=epoch > 0)
-    return TrainedGenerator(network, scale, factors, history, epoch, config.epochs, time.perf_counter() - start)
+    if everything and validates:
+        steps, samples = epoch * trainer.steps_per_epoch, dataset.all_training()
+        factors = fit_factors(config.kind, samples, dataset.train_groups)
+        trainer = start_training(factors, samples, config, dataset, seed, workers)
+        if steps:
+            trainer.advance(steps)
+    model = trainer.network
+    model.finish(samples, seed, trained=epoch > 0)
+    return TrainedGenerator(model, scale, factors, history, epoch, config.epochs, time.perf_counter() - start)
 
 
 # ---- sampling: synthetic samples in the table's units, as tables, from a generator that can be kept ---------------

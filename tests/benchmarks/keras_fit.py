@@ -164,7 +164,8 @@ def train_generator(dataset: rnagen.Dataset, settings: FitSettings) -> keras.Mod
     """Train the CVAE and keep the best epoch."""
     groups, config = dataset.train_groups[: len(dataset.train)], rnagen.ModelConfig()
     factors = rnagen.fit_start("cvae", dataset.train, groups, len(dataset.types), None, SEED)
-    model = compile_generator(rnagen.start_network(factors, config, dataset, SEED), settings)
+    trainer = rnagen.start_training(factors, dataset.train, config, dataset, SEED, rnagen.ALONE)
+    model = compile_generator(trainer.network, settings)
     validation = (dataset.validation.x, dataset.validation.y)
     best = keras.callbacks.EarlyStopping("val_loss", patience=config.epochs, mode="min", restore_best_weights=True)
     model.evaluate(*validation, rnagen.BLOCK, verbose=0)
