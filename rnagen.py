@@ -1214,7 +1214,8 @@ COUNTS_ABOVE = 50.0  # never negative and above this: raw counts or TPM, since n
 FLOOR_SHARE = 0.001  # a lowest value that this share of all entries sits at is the floor of its scale
 GENES_AT_ONCE = 256  # in float64
 ENOUGH_DEPTHS = 10  # samples of a type to tell its distribution of depths
-DEPTH_NODES = 15  # at which what counting does is averaged
+NORMAL_NODES, NORMAL_WEIGHTS = np.polynomial.hermite_e.hermegauss(15)  # mean of f(normal): f(nodes) @ weights / their sum
+LOG_CPM = np.arange(0, 21, 0.05)  # log2(CPM + 1), up to all reads, at which what counting does is worked out
 MAX_POISSON = 400  # counts; for higher ones the normal approximation does
 VALIDATION_FRACTION = 0.1  # of the training groups of each type
 
@@ -1222,11 +1223,9 @@ VALIDATION_FRACTION = 0.1  # of the training groups of each type
 def stratified_group_split(
     types: np.ndarray, groups: np.ndarray, fraction: float, minimum: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Choose the rows to hold out: of each type that fraction of its groups, but at least `minimum` and never all.
+    """Return a mask (rows,) of what to hold out: of each type that fraction of groups, at least minimum, never all.
 
     A group whose rows differ in type counts for the type of its first row.
-
-    Returns a mask (rows,), True where held out.
     """
     names, first = np.unique(groups, return_index=True)
     held_out = []
@@ -1250,9 +1249,7 @@ def rank_within_types(types: np.ndarray, rng: np.random.Generator) -> np.ndarray
     """Number the rows of each type in random order, from 0 on; return the numbers (rows,)."""
     order = rng.permutation(len(types))
     rank = np.empty_like(order)
-    for label in np.unique(types):
-        of_type = order[types[order] == label]
-        rank[of_type] = np.arange(len(of_type))
+    rank[order] = pd.Series(order).groupby(types[order]).cumcount()
     return rank
 
 
@@ -1318,21 +1315,45 @@ def sequencing_depth(expression: np.ndarray) -> np.ndarray:
     return np.maximum(np.nansum(expression, axis=1, dtype=np.float64, keepdims=True), 1)
 
 
-def to_training_units(expression: np.ndarray, transform: str) -> np.ndarray:
-    """Return expression (samples, genes) as it is trained on, see Preprocessing."""
-    if transform == "none":
-        return expression
-    if transform == "cpm":
-        expression = expression * np.float32(1e6 / sequencing_depth(expression))
-    return np.log2(expression + 1)
-
-
 def depth_by_type(expression: np.ndarray, types: np.ndarray) -> np.ndarray:
     """Return mean and sd of the logarithm of depth (types, 2), those of all samples where a type has few."""
     log_depth = np.log(sequencing_depth(expression))[:, 0]
     of_types = (log_depth[types == name] for name in np.unique(types))
     enough = (part if len(part) >= ENOUGH_DEPTHS else log_depth for part in of_types)
     return np.array([(part.mean(), part.std()) for part in enough], np.float32)
+
+
+def to_training_units(expression: np.ndarray, kept: np.ndarray, transform: str) -> np.ndarray:
+    """Return a new array of the kept genes of expression (samples, all genes) as they are trained on."""
+    values = aligned_array(len(expression), np.count_nonzero(kept))
+    values[:] = expression if kept.all() else expression[:, kept]
+    if transform == "cpm":
+        values *= np.float32(1e6 / sequencing_depth(expression))
+    if transform != "none":
+        np.maximum(values, 0, out=values)  # in place: temporaries of this size take longer than the arithmetic
+        values += 1
+        np.log2(values, out=values)
+    return values
+
+
+def counted_moments(log_mean: float, log_sd: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and variance (points,) of counts, as log2(CPM + 1), that are expected to be LOG_CPM.
+
+    Counts are Poisson, and averaged over depths whose logarithm is normal; many are taken by the delta method.
+    """
+    cpm = np.exp2(LOG_CPM)[:, None] - 1
+    depth = np.exp(log_mean + log_sd * NORMAL_NODES) / 1e6  # counts per unit of CPM
+    rate = cpm * depth  # (points, depths)
+    counts = np.arange(MAX_POISSON)[:, None, None]
+    chance = scipy.stats.poisson.pmf(counts, rate)
+    value = np.log2(counts / depth + 1)
+    first, second = (chance * value).sum(0), (chance * np.square(value)).sum(0)
+    many = rate > MAX_POISSON / 2
+    slope = 1 / ((cpm + 1) * math.log(2))
+    first = np.where(many, LOG_CPM[:, None] - np.square(slope) * math.log(2) * cpm / depth / 2, first)
+    second = np.where(many, np.square(first) + np.square(slope) * cpm / depth, second)
+    mean, square = (moment @ NORMAL_WEIGHTS / NORMAL_WEIGHTS.sum() for moment in (first, second))
+    return mean, square - np.square(mean)
 
 
 @dataclass(frozen=True)
@@ -1366,34 +1387,25 @@ class Preprocessing:
         lowest = np.nanmin(expression)
         at_floor = np.count_nonzero(expression == lowest) > max(10, FLOOR_SHARE * expression.size)
         floor = 0.0 if lowest >= 0 else float(lowest) if at_floor else -np.inf
-        values = to_training_units(expression, transform)
+        values = to_training_units(expression, np.full(expression.shape[1], True), transform)
         low, high = np.fmin.reduce(values), np.fmax.reduce(values)  # NaN only where the whole column is
         kept = high - low > np.finfo(np.float32).tiny * 1e6
         if not kept.any():
             raise RnagenError("every gene is constant over the training samples; there is nothing to learn")
         constant = np.where(kept, np.nan, np.fmin.reduce(expression))
-        low, high = low[kept], high[kept]
-        mean, sd = np.empty_like(low), np.empty_like(low)
-        columns = np.flatnonzero(kept)
-        for start in range(0, len(columns), GENES_AT_ONCE):
-            chunk = slice(start, start + GENES_AT_ONCE)
-            part = values[:, columns[chunk]].astype(np.float64)
-            mean[chunk], sd[chunk] = np.nanmean(part, axis=0), np.nanstd(part, axis=0)
+        moments = []
+        for genes in np.array_split(np.flatnonzero(kept), math.ceil(kept.sum() / GENES_AT_ONCE)):
+            part = values[:, genes].astype(np.float64)
+            moments.append((np.nanmean(part, axis=0), np.nanstd(part, axis=0)))
+        mean, sd = np.concatenate(moments, axis=1).astype(np.float32)
         log_depth = depth_by_type(expression, types) if transform == "cpm" else np.zeros((0, 2), np.float32)
         whole = transform != "none" and is_whole(expression)
-        return cls(kept, constant, mean, sd, low, high - low, transform, floor, whole, log_depth)
+        return cls(kept, constant, mean, sd, low[kept], (high - low)[kept], transform, floor, whole, log_depth)
 
     def standardise(self, expression: np.ndarray) -> np.ndarray:
         """Map (samples, all genes) in the input's units to (samples, genes) of mean 0, sd 1; missing becomes 0."""
-        values = aligned_array(len(expression), np.count_nonzero(self.kept))
-        values[:] = expression if self.kept.all() else expression[:, self.kept]
-        if self.transform == "cpm":
-            values *= np.float32(1e6 / sequencing_depth(expression))
-        if self.transform != "none":
-            np.maximum(values, 0, out=values)
-            values += 1
-            np.log2(values, out=values)
-        values -= self.mean  # in place: temporaries of this size take longer than the arithmetic
+        values = to_training_units(expression, self.kept, self.transform)
+        values -= self.mean
         values /= self.sd
         values[np.isnan(values)] = 0
         return values
@@ -1420,12 +1432,36 @@ class Preprocessing:
             values *= (depth / np.maximum(values.sum(axis=1), 1))[:, None]
         np.maximum(values, np.float32(self.floor), out=values)
         if self.whole:
-            values = rng.poisson(values).astype(np.float32) if self.transform == "cpm" else np.rint(values, out=values)
+            values = rng.poisson(values).astype(np.float32) if self.counts else np.rint(values, out=values)
         if self.kept.all():
             return values
         restored = np.tile(self.constant, (len(values), 1))
         restored[:, self.kept] = values
         return restored
+
+    @property
+    def counts(self) -> bool:
+        """Whether what is restored are counts, which have noise of their own."""
+        return self.whole and self.transform == "cpm"
+
+    def before_counting(self, mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and sd (types, genes), standardised, that become these by counting, as far as any do."""
+        weights = NORMAL_WEIGHTS / NORMAL_WEIGHTS.sum()
+        target, target_sd = mean * self.sd + self.mean, sd * self.sd
+        centre, spread = target.copy(), target_sd.copy()
+        for label, log_depth in enumerate(self.log_depth):
+            counted_mean, counted_variance = counted_moments(*log_depth)
+            for _ in range(30):
+                values = centre[label][:, None] + spread[label][:, None] * NORMAL_NODES  # (genes, nodes)
+                first = np.interp(values, LOG_CPM, counted_mean)
+                second = np.interp(values, LOG_CPM, counted_variance) + np.square(first)
+                found = first @ weights
+                found_sd = np.sqrt(np.maximum(second @ weights - np.square(found), 1e-12))
+                step = np.clip(target[label] - found, -target_sd[label] / 2, target_sd[label] / 2)
+                centre[label] = np.maximum(centre[label] + step, -3 * target_sd[label])
+                ratio = np.clip(target_sd[label] / found_sd, 0.5, 2)
+                spread[label] = np.clip(spread[label] * ratio, 0.01 * target_sd[label], 3 * target_sd[label])
+        return (centre - self.mean) / self.sd, spread / self.sd
 
     @property
     def lowest(self) -> np.ndarray:
@@ -1437,63 +1473,6 @@ class Preprocessing:
     def unit_scale(self) -> tuple[np.ndarray, np.ndarray]:
         """Scale and offset (genes,) that take standardised values to [0, 1] over the training samples."""
         return self.sd / self.span, (self.mean - self.low) / self.span
-
-
-@dataclass(frozen=True)
-class CountNoise:
-    """What counting does to log2(CPM + 1) of each type.
-
-    expected (points,) are values before; mean and variance (types, points) are those of the values counted. centre and
-    unit (genes,) are mean and sd of a Preprocessing.
-    """
-
-    expected: np.ndarray
-    mean: np.ndarray
-    variance: np.ndarray
-    centre: np.ndarray
-    unit: np.ndarray
-
-    @classmethod
-    def of(cls, fitted: Preprocessing) -> CountNoise:
-        """Average Poisson counts over each type's depths."""
-        expected = np.arange(0, 21, 0.05)  # log2(CPM + 1), up to all reads
-        cpm = np.exp2(expected)[:, None] - 1
-        nodes, weights = np.polynomial.hermite_e.hermegauss(DEPTH_NODES)
-        moments = []
-        for log_mean, log_sd in fitted.log_depth:
-            depth = np.exp(log_mean + log_sd * nodes) / 1e6  # counts per unit of CPM
-            rate = cpm * depth  # (points, depths)
-            counts = np.arange(MAX_POISSON)[:, None, None]
-            chance = scipy.stats.poisson.pmf(counts, rate)
-            value = np.log2(counts / depth + 1)
-            first, second = (chance * value).sum(0), (chance * np.square(value)).sum(0)
-            many = rate > MAX_POISSON / 2  # where the delta method does
-            slope = 1 / ((cpm + 1) * math.log(2))
-            first = np.where(many, expected[:, None] - np.square(slope) * math.log(2) * cpm / depth / 2, first)
-            second = np.where(many, np.square(first) + np.square(slope) * cpm / depth, second)
-            mean = first @ weights / weights.sum()
-            moments.append((mean, second @ weights / weights.sum() - np.square(mean)))
-        mean, variance = np.array(moments).swapaxes(0, 1)
-        return cls(expected, mean, variance, fitted.mean, fitted.sd)
-
-    def moments_before(self, mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and sd (types, genes), standardised, that become these by counting, as far as any do."""
-        nodes, weights = np.polynomial.hermite_e.hermegauss(DEPTH_NODES)
-        weights = weights / weights.sum()
-        target, target_sd = mean * self.unit + self.centre, sd * self.unit
-        centre, spread = target.copy(), target_sd.copy()
-        for label in range(len(target)):
-            for _ in range(30):
-                values = centre[label][:, None] + spread[label][:, None] * nodes  # (genes, nodes)
-                first = np.interp(values, self.expected, self.mean[label])
-                second = np.interp(values, self.expected, self.variance[label]) + np.square(first)
-                found = first @ weights
-                variance = np.maximum(second @ weights - np.square(found), 1e-12)
-                step = np.clip(target[label] - found, -target_sd[label] / 2, target_sd[label] / 2)
-                centre[label] = np.maximum(centre[label] + step, -3 * target_sd[label])
-                ratio = np.clip(target_sd[label] / np.sqrt(variance), 0.5, 2)
-                spread[label] = np.clip(spread[label] * ratio, 0.01 * target_sd[label], 3 * target_sd[label])
-        return (centre - self.centre) / self.unit, spread / self.unit
 
 
 @dataclass(frozen=True)
@@ -2422,7 +2401,7 @@ class Generator:
             latent[rows] = self.latent_mean[label] + np.einsum("ij,jk", normal[rows], self.latent_root[label])
         return latent
 
-    def location_scale(self, temperature: float, counting: CountNoise | None = None) -> LocationScale:
+    def location_scale(self, temperature: float, before_counting: Callable | None = None) -> LocationScale:
         """Return what turns what is drawn of each type into rows at that temperature.
 
         Temperature multiplies how far rows lie from their type's mean. Where samples will be counted, the noise that
@@ -2430,11 +2409,11 @@ class Generator:
         """
         target = self.type_means if self.conditional else self.drawn_mean
         target_sd = temperature * self.mean_error[:, None] * self.type_sd
-        if counting is None:
+        if before_counting is None:
             mean, sd = tobit_moments(target, target_sd, self.floor)
             scale = noise_scale = sd / self.drawn_sd
         else:
-            mean, sd = counting.moments_before(target, target_sd)
+            mean, sd = before_counting(target, target_sd)
             shared = np.sqrt(np.maximum(np.square(self.drawn_sd) - np.square(self.noise), 1e-12))
             scale = np.minimum(target_sd / self.drawn_sd, sd / shared)
             noise_scale = np.sqrt(np.maximum(np.square(sd) - np.square(scale * shared), 0)) / self.noise
@@ -3131,14 +3110,13 @@ class Sampler:
         which, all by default), and the first samples do not depend on how many follow. Samples for one purpose are
         independent of those for another.
         """
-        counted = self.preprocessing.transform == "cpm" and self.preprocessing.whole
-        counting = CountNoise.of(self.preprocessing) if counted else None
-        location_scale = self.model.location_scale(temperature, counting)
+        fitted = self.preprocessing
+        location_scale = self.model.location_scale(temperature, fitted.before_counting if fitted.counts else None)
 
         def draw_block(number: int) -> np.ndarray:
             y = labels[number * BLOCK : (number + 1) * BLOCK]
             rng = stream(seed, f"{purpose} rows", number)
-            return self.preprocessing.restore(self.model.draw(y, rng, location_scale), y, rng)
+            return fitted.restore(self.model.draw(y, rng, location_scale), y, rng)
 
         room = max(2, DRAWN_AHEAD // (4 * BLOCK * len(self.genes)))
         threads = min(2 * CORES, room)  # while one waits for the decoder another draws noise
