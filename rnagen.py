@@ -251,7 +251,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a name beside path to write to, and rename it to path once all is written."""
     path = path.resolve()  # what a link points to is replaced, not the link
     # at random, since processes of several machines may share a folder and a number
-    beside = path.with_name(f".rnagen-{secrets.token_hex(8)}{path.suffix}")
+    beside = path.with_name(f".rnagen-{secrets.token_hex(8)}{''.join(path.suffixes[-2:])}")
     UNFINISHED.add(beside)
     try:
         yield beside
@@ -1214,7 +1214,9 @@ COUNTS_ABOVE = 50.0  # never negative and above this: raw counts or TPM, since n
 FLOOR_SHARE = 0.001  # a lowest value that this share of all entries sits at is the floor of its scale
 GENES_AT_ONCE = 256  # in float64
 ENOUGH_DEPTHS = 10  # samples of a type to tell its distribution of depths
-NORMAL_NODES, NORMAL_WEIGHTS = np.polynomial.hermite_e.hermegauss(15)  # mean of f(normal): f(nodes) @ weights / their sum
+NORMAL_NODES, NORMAL_WEIGHTS = np.polynomial.hermite_e.hermegauss(
+    15
+)  # mean of f(normal): f(nodes) @ weights / their sum
 LOG_CPM = np.arange(0, 21, 0.05)  # log2(CPM + 1), up to all reads, at which what counting does is worked out
 MAX_POISSON = 400  # counts; for higher ones the normal approximation does
 VALIDATION_FRACTION = 0.1  # of the training groups of each type
@@ -3049,8 +3051,23 @@ ROW_GROUP = 8 * BLOCK  # rows of a parquet row group
 MODEL_FORMAT = 4  # of model files; any other is refused
 MAX_LATENT = 1000
 MAX_COVARIANCE_GENES = 1000  # whose covariance an attack on a saved generator takes
-SCALE_TENSORS = ("mean", "sd", "low", "span")  # of a Preprocessing
-ANNOTATION = ("type", "group")  # columns of an expression table that are no genes
+SCALE_SHAPES = {  # of the arrays of a Preprocessing; its genes are those that vary
+    "kept": ("all genes",),
+    "constant": ("all genes",),
+    "mean": ("genes",),
+    "sd": ("genes",),
+    "low": ("genes",),
+    "span": ("genes",),
+    "log_depth": ("depths", 2),
+}
+TENSOR_SHAPES = {  # of a model file, to which a network adds its weights
+    **SCALE_SHAPES,
+    **{f"factor_{name}": axes for name, axes in FACTOR_SHAPES.items()},
+    **DRAWN_SHAPES,
+    "counts": ("types",),
+    "likelihoods": ("quantiles",),
+}
+TENSOR_TYPES = {"kept": "uint8", "counts": "int64"}  # all others are float32
 
 
 @dataclass(frozen=True)
@@ -3169,123 +3186,71 @@ def sample_ids(start: int, end: int) -> np.ndarray:
     return np.array([f"synthetic_{number:06d}" for number in range(start + 1, end + 1)], dtype=object)
 
 
-class TableWriter:
-    """Writes blocks of samples (rows, all genes) with their ids and types to a file of one format."""
-
-    def __init__(self, path: Path, name: str, sampler: Sampler, rows: int) -> None:
-        self.genes, self.types = sampler.genes, sampler.types
-        # what was never measured is missing; a value that a gene is constant at is not
-        self.unmeasured = np.isnan(sampler.preprocessing.constant) & ~sampler.preprocessing.kept
-        self.open(path, name, rows)
-
-    def open(self, path: Path, name: str, rows: int) -> None:
-        """Open path, which stands for a file called name, for that many rows."""
-        raise NotImplementedError
-
-    def write(self, ids: np.ndarray, types: np.ndarray, block: np.ndarray) -> None:
-        """Write a block of rows after the others."""
-        raise NotImplementedError
-
-    def finish(self) -> None:
-        """Write what is left once all rows are there."""
-
-    def close(self) -> None:
-        """Close the file, finished or not."""
-        self.file.close()
-
-    def arrow_table(self, ids: np.ndarray, types: np.ndarray, columns: np.ndarray) -> pyarrow.Table:
-        """Return rows, given as columns (all genes, rows), as an Arrow table."""
-        pairs = zip(columns, self.unmeasured, strict=True)
-        genes = [pyarrow.array(column, from_pandas=bool(unmeasured)) for column, unmeasured in pairs]
-        arrays = [pyarrow.array(ids), pyarrow.array(types), *genes]
-        return pyarrow.Table.from_arrays(arrays, ["Sample", "type", *self.genes])
+def arrow_tables(
+    sampler: Sampler, labels: np.ndarray, first: int, blocks: Iterator[np.ndarray], at_once: int
+) -> Iterator[pyarrow.Table]:
+    """Yield so many blocks at once as an Arrow table with ids and types; a gene that was never measured is missing."""
+    columns = np.empty((len(sampler.genes), at_once * BLOCK), np.float32)  # Arrow is slow on short ones
+    for start in range(0, len(labels), at_once * BLOCK):
+        end = start
+        for block in itertools.islice(blocks, at_once):
+            columns[:, end - start : end - start + len(block)] = block.T
+            end += len(block)
+        arrays = [sample_ids(first + start, first + end), sampler.types[labels[start:end]].astype(object)]
+        arrays += [pyarrow.array(column, from_pandas=True) for column in columns[:, : end - start]]
+        yield pyarrow.Table.from_arrays(arrays, ["Sample", "type", *sampler.genes])
 
 
-class TextWriter(TableWriter):
-    """Writes delimited text: floats as the shortest that reads back as the same float32, missing as nothing."""
-
-    def open(self, path: Path, name: str, rows: int) -> None:
-        separator = "," if name.endswith((".csv", ".csv.gz")) else "\t"
-        quoted = any(set(label) & set('"\r\n,\t') for label in self.types)  # Arrow quotes every word or none
-        self.options = pyarrow.csv.WriteOptions(
-            include_header=False, delimiter=separator, quoting_style="needed" if quoted else "none"
-        )
-        opener = functools.partial(gzip.open, compresslevel=1) if name.endswith(".gz") else open
-        self.file = opener(path, "wb")
-        header = io.StringIO()
-        csv.writer(header, delimiter=separator, lineterminator="\n").writerow(["Sample", "type", *self.genes])
-        self.file.write(header.getvalue().encode())
-
-    def write(self, ids: np.ndarray, types: np.ndarray, block: np.ndarray) -> None:
-        table = self.arrow_table(ids, types, np.ascontiguousarray(block.T))
-        pyarrow.csv.write_csv(table, self.file, self.options)
+def write_text(path: Path, sampler: Sampler, labels: np.ndarray, first: int, blocks: Iterator[np.ndarray]) -> None:
+    """Write delimited text: floats as the shortest that reads back as the same float32, missing as nothing."""
+    separator = "," if path.name.endswith((".csv", ".csv.gz")) else "\t"
+    header = io.StringIO()
+    csv.writer(header, delimiter=separator, lineterminator="\n").writerow(["Sample", "type", *sampler.genes])
+    quoted = any(set(label) & set('"\r\n,\t') for label in sampler.types)  # Arrow quotes every word or none
+    options = {"include_header": False, "delimiter": separator, "quoting_style": "needed" if quoted else "none"}
+    with gzip.open(path, "wb", compresslevel=1) if path.suffix == ".gz" else open(path, "wb") as file:
+        file.write(header.getvalue().encode())
+        for table in arrow_tables(sampler, labels, first, blocks, 1):
+            pyarrow.csv.write_csv(table, file, pyarrow.csv.WriteOptions(**options))
 
 
-class ParquetWriter(TableWriter):
-    """Writes parquet, compressed by snappy; a row group is ROW_GROUP rows, each of which costs the footer."""
-
-    def open(self, path: Path, name: str, rows: int) -> None:
-        columns = [("Sample", pyarrow.string()), ("type", pyarrow.string())]
-        columns += [(gene, pyarrow.float32()) for gene in self.genes.tolist()]
-        self.file = pyarrow.parquet.ParquetWriter(
-            path, pyarrow.schema(columns), compression="snappy", use_dictionary=["type"], write_statistics=False
-        )
-        self.columns = np.empty((len(self.genes), ROW_GROUP), np.float32)  # Arrow is slow on short columns
-        self.names: list[tuple[np.ndarray, np.ndarray]] = []
-        self.used = 0
-
-    def write(self, ids: np.ndarray, types: np.ndarray, block: np.ndarray) -> None:
-        self.columns[:, self.used : self.used + len(block)] = block.T
-        self.names.append((ids, types))
-        self.used += len(block)
-        if self.used + BLOCK > ROW_GROUP:
-            self.finish()
-
-    def finish(self) -> None:
-        if self.used:
-            ids, types = (np.concatenate(parts) for parts in zip(*self.names, strict=True))
-            table = self.arrow_table(ids, types, self.columns[:, : self.used])
-            self.file.write_table(table, row_group_size=ROW_GROUP)
-        self.names, self.used = [], 0
+def write_parquet(path: Path, sampler: Sampler, labels: np.ndarray, first: int, blocks: Iterator[np.ndarray]) -> None:
+    """Write parquet, compressed by snappy, in large row groups, each of which costs the footer."""
+    columns = {"Sample": pyarrow.string(), "type": pyarrow.string()}
+    columns |= dict.fromkeys(sampler.genes.tolist(), pyarrow.float32())
+    options = {"compression": "snappy", "use_dictionary": ["type"], "write_statistics": False}
+    with pyarrow.parquet.ParquetWriter(path, pyarrow.schema(columns), **options) as file:
+        for table in arrow_tables(sampler, labels, first, blocks, ROW_GROUP // BLOCK):
+            file.write_table(table, row_group_size=ROW_GROUP)
 
 
-class H5adWriter(TableWriter):
-    """Writes AnnData's layout on disk, X block after block."""
-
-    def open(self, path: Path, name: str, rows: int) -> None:
-        genes = len(self.genes)
-        if hasattr(os, "posix_fallocate"):  # HDF5 can crash on a full disk: find out by other means
-            with open(path, "wb") as file:
-                os.posix_fallocate(file.fileno(), 0, rows * (4 * genes + 64) + 2**20)
-        self.file = h5py.File(path, "w")
-        self.file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        self.matrix = self.file.create_dataset("X", (rows, genes), np.float32)
-        self.matrix.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-        anndata.io.write_elem(self.file, "var", pd.DataFrame(index=self.genes.astype(object)))
-        self.names: list[str] = []
-        self.labels: list[str] = []
-
-    def write(self, ids: np.ndarray, types: np.ndarray, block: np.ndarray) -> None:
-        self.matrix[len(self.names) : len(self.names) + len(block)] = block
-        self.names.extend(ids)
-        self.labels.extend(types)
-
-    def finish(self) -> None:
-        categories = pd.Categorical(np.array(self.labels, dtype=object), sorted(self.types.tolist()))
-        obs = pd.DataFrame({"type": categories}, index=pd.Index(self.names, dtype=object))
-        anndata.io.write_elem(self.file, "obs", obs)
+def write_h5ad(path: Path, sampler: Sampler, labels: np.ndarray, first: int, blocks: Iterator[np.ndarray]) -> None:
+    """Write AnnData's layout on disk, X block after block."""
+    rows, genes = len(labels), len(sampler.genes)
+    if hasattr(os, "posix_fallocate"):  # HDF5 can crash on a full disk: find out by other means
+        with open(path, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, rows * (4 * genes + 64) + 2**20)
+    types = pd.Categorical.from_codes(labels, sampler.types.astype(object))
+    with h5py.File(path, "w") as file:
+        file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        anndata.io.write_elem(file, "obs", pd.DataFrame({"type": types}, sample_ids(first, first + rows)))
+        anndata.io.write_elem(file, "var", pd.DataFrame(index=sampler.genes.astype(object)))
+        matrix = file.create_dataset("X", (rows, genes), np.float32)
+        matrix.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        for number, block in enumerate(blocks):
+            matrix[number * BLOCK : number * BLOCK + len(block)] = block
 
 
 WRITERS = {
-    **dict.fromkeys((".tsv", ".csv", ".tsv.gz", ".csv.gz"), TextWriter),
-    ".parquet": ParquetWriter,
-    ".h5ad": H5adWriter,
+    **dict.fromkeys((".tsv", ".csv", ".tsv.gz", ".csv.gz"), write_text),
+    ".parquet": write_parquet,
+    ".h5ad": write_h5ad,
 }
 
 
 def check_gene_names(path: Path, genes: np.ndarray) -> None:
     """Find out whether a synthetic table with these genes would read back as one: only .h5ad keeps columns apart."""
-    taken = sorted({"Sample", "Cancer_type_id", *ANNOTATION} & set(genes.tolist()))
+    taken = sorted({"Sample", "Cancer_type_id", "type", "group"} & set(genes.tolist()))
     if taken and path.suffix != ".h5ad":
         raise RnagenError(f"--output {path}: a gene is named {taken[0]!r}, like a column that is none; write an .h5ad")
 
@@ -3306,17 +3271,17 @@ def write_samples(
     Returns the entry in the results.
     """
     start = time.perf_counter()
-    writer_class = next(writer for suffix, writer in WRITERS.items() if path.name.endswith(suffix))
+    write = next(writer for suffix, writer in WRITERS.items() if path.name.endswith(suffix))
     blocks = shard_blocks(len(labels), *shard)
     first, last = (min(block * BLOCK, len(labels)) for block in (blocks.start, blocks.stop))
-    with replacing(path) as beside, contextlib.closing(writer_class(beside, path.name, sampler, last - first)) as out:
-        done = first
+
+    def draw_and_report() -> Iterator[np.ndarray]:
         for block in sampler.draw(labels, seed, "output", temperature, blocks):
-            end = done + len(block)
-            out.write(sample_ids(done, end), sampler.types[labels[done:end]].astype(object), block)
+            yield block
             report(Progress(len(block), last - first))
-            done = end
-        out.finish()
+
+    with replacing(path) as beside:
+        write(beside, sampler, labels[first:last], first, draw_and_report())
     seconds = time.perf_counter() - start
     entry = {"path": str(path), "n": last - first, "temperature": temperature, "seconds": seconds}
     return entry | ({"shard": list(shard), "first": first + 1, "of": len(labels)} if shard[1] > 1 else {})
@@ -3325,15 +3290,13 @@ def write_samples(
 def save_model(path: Path, sampler: Sampler) -> None:
     """Write a generator to path as plain tensors and JSON (safetensors), whole or not at all."""
     model, fitted = sampler.model, sampler.preprocessing
-    weights = model.copy_weights() if isinstance(model, CVAE) else []
-    tensors = {f"weight_{number:02d}": weight for number, weight in enumerate(weights)}
+    tensors = {name: getattr(fitted, name) for name in SCALE_SHAPES}
     tensors |= {f"factor_{name}": getattr(model.factors, name) for name in FACTOR_SHAPES}
     tensors |= {name: getattr(model, name) for name in DRAWN_SHAPES}
-    tensors["likelihoods"] = np.zeros(0, np.float32) if sampler.likelihoods is None else sampler.likelihoods
-    tensors |= {name: getattr(fitted, name) for name in SCALE_TENSORS}
-    tensors["constant"] = fitted.constant.astype(np.float32)
-    tensors["log_depth"] = fitted.log_depth
-    tensors |= {"kept": fitted.kept.astype(np.uint8), "counts": sampler.counts.astype(np.int64)}
+    tensors["counts"] = sampler.counts
+    tensors["likelihoods"] = [] if sampler.likelihoods is None else sampler.likelihoods
+    if isinstance(model, CVAE):
+        tensors |= {f"weight_{number:02d}": weight for number, weight in enumerate(model.copy_weights())}
     settings = {
         "format": MODEL_FORMAT,
         "rnagen": __version__,
@@ -3347,9 +3310,9 @@ def save_model(path: Path, sampler: Sampler) -> None:
         "whole": fitted.whole,
         "floor": fitted.floor if math.isfinite(fitted.floor) else None,
     }
-    named = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    arrays = {name: np.ascontiguousarray(of, TENSOR_TYPES.get(name, "float32")) for name, of in tensors.items()}
     with replacing(path) as beside:
-        beside.write_bytes(safetensors.numpy.save(named, {"rnagen": json.dumps(settings)}))
+        beside.write_bytes(safetensors.numpy.save(arrays, {"rnagen": json.dumps(settings)}))
 
 
 def load_model(path: Path) -> Sampler:
@@ -3384,102 +3347,84 @@ def load_model(path: Path) -> Sampler:
 def check_settings(settings: dict[str, Any]) -> None:
     """Raise ValueError, TypeError or KeyError unless a model file's settings are all there and of the right kind."""
     for name in ("genes", "types"):
-        if not isinstance(settings[name], list) or not all(isinstance(one, str) for one in settings[name]):
+        names = settings[name]
+        if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
             raise ValueError(f"{name} is no list of names")
-        if not settings[name] or len(set(settings[name])) < len(settings[name]):
+        if not names or len(set(names)) < len(names):
             raise ValueError(f"{name} are missing or repeat")
-        if "\0" in "".join(settings[name]).encode().decode():  # encode: half a surrogate pair is a ValueError
+        if "\0" in "".join(names).encode().decode():  # encode: half a surrogate pair is a ValueError
             raise ValueError(f"{name} hold a null character")
     latent_dim, floor = settings["latent_dim"], settings["floor"]
-    if settings["model"] not in MODEL_NAMES or type(latent_dim) is not int or not 1 <= latent_dim <= MAX_LATENT:
-        raise ValueError(f"model {settings['model']!r} with latent_dim {latent_dim!r}")
-    if floor is not None and not (type(floor) in (int, float) and math.isfinite(floor)):
-        raise ValueError(f"floor {floor!r}")
-    if settings["transform"] not in TRANSFORMS or type(settings["whole"]) is not bool:
-        raise ValueError(f"transform {settings['transform']!r} with whole {settings['whole']!r}")
-    if not re.fullmatch("([0-9a-f]{64})?", settings["trained_on"]):
-        raise ValueError("trained_on is no fingerprint")
-    if settings["privacy"] is not None:
-        Privacy(**settings["privacy"])
+    valid = {
+        "model": settings["model"] in MODEL_NAMES,
+        "latent_dim": type(latent_dim) is int and 1 <= latent_dim <= MAX_LATENT,
+        "transform": settings["transform"] in TRANSFORMS,
+        "whole": type(settings["whole"]) is bool,
+        "floor": floor is None or (type(floor) in (int, float) and math.isfinite(floor)),
+        "trained_on": re.fullmatch("([0-9a-f]{64})?", settings["trained_on"]),
+        "privacy": settings["privacy"] is None or Privacy(**settings["privacy"]),
+    }
+    for name, right in valid.items():
+        if not right:
+            raise ValueError(f"{name} {settings[name]!r}")
 
 
-@dataclass(frozen=True)
-class TensorFile:
-    """The tensors of a model file, each looked at before it is used."""
+def read_tensor(tensors: dict[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the tensor of that name; ValueError unless it is finite, of that shape and of the dtype it must have."""
+    found, dtype = tensors[name], TENSOR_TYPES.get(name, "float32")
+    if found.shape != shape or found.dtype != dtype:
+        raise ValueError(f"{name} is {found.dtype} {found.shape}, not {dtype} {shape}")
+    if name != "constant" and not np.isfinite(found).all():
+        raise ValueError(f"{name} has values that are no numbers")
+    return found
 
-    tensors: dict[str, np.ndarray]
 
-    def get(self, name: str, shape: tuple[int, ...], dtype: str = "float32") -> np.ndarray:
-        """Return the tensor of that name; ValueError unless it is of that shape and dtype, and finite."""
-        found = self.tensors[name]
-        if found.shape != shape or found.dtype != dtype:
-            raise ValueError(f"{name} is {found.dtype} {found.shape}, not {dtype} {shape}")
-        if name != "constant" and not np.isfinite(found).all():
-            raise ValueError(f"{name} has values that are no numbers")
-        return found
+def read_tensors(tensors: dict[str, np.ndarray], settings: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Return the tensors of a model file but the weights of its network, each checked."""
+    types = len(settings["types"])
+    sizes = {
+        "all genes": len(settings["genes"]),
+        "genes": np.count_nonzero(tensors["kept"]),
+        "types": types,
+        "latent": settings["latent_dim"],
+        "depths": types * (settings["transform"] == "cpm"),
+        "quantiles": 101 * (tensors["likelihoods"].size > 0),
+    }
+    shapes = {name: tuple(sizes.get(axis, axis) for axis in axes) for name, axes in TENSOR_SHAPES.items()}
+    found = {name: read_tensor(tensors, name, shape) for name, shape in shapes.items()}
+    if min(found["sd"].min(), found["span"].min()) <= 0:
+        raise ValueError("sd or span is not above 0")
+    spreads = ("factor_noise", "factor_mean_error", "factor_type_sd", "drawn_sd")
+    if min(found[name].min() for name in spreads) < MIN_VARIANCE or not 0 <= min(found["factor_radius_sd"]) <= 1:
+        raise ValueError("a spread is not above 0")
+    if found["counts"].min() < 0 or found["counts"].max() > 10**9:
+        raise ValueError("counts are no numbers of samples")
+    return found
 
 
 def rebuild_sampler(settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Sampler:
     """Make a sampler of a model file's settings and tensors, checking every size before it is used."""
     check_settings(settings)
-    file = TensorFile(tensors)
-    genes, types = np.array(settings["genes"]), np.array(settings["types"])
-    kept = file.get("kept", genes.shape, "uint8").astype(bool)
-    scales = {name: file.get(name, (kept.sum(),)) for name in SCALE_TENSORS}
-    if min(scales["sd"].min(initial=1), scales["span"].min(initial=1)) <= 0:
-        raise ValueError("sd or span is not above 0")
-    preprocessing = Preprocessing(
-        kept=kept,
-        constant=file.get("constant", genes.shape),
-        transform=settings["transform"],
-        whole=settings["whole"],
-        floor=-math.inf if settings["floor"] is None else float(settings["floor"]),
-        log_depth=file.get("log_depth", (len(types) * (settings["transform"] == "cpm"), 2)),
-        **scales,
-    )
-    counts = file.get("counts", types.shape, "int64")
-    if counts.min() < 0 or counts.max() > 10**9:
-        raise ValueError("counts are no numbers of samples")
-    model = rebuild_generator(settings["model"], settings["latent_dim"], preprocessing, len(types), file)
-    likelihoods = file.get("likelihoods", (101 * (tensors["likelihoods"].size > 0),))
-    return Sampler(
-        model,
-        preprocessing,
-        genes,
-        types,
-        counts,
-        settings["trained_on"],
-        likelihoods if len(likelihoods) else None,
-        settings["privacy"],
-    )
-
-
-def rebuild_generator(
-    kind: str, latent_dim: int, preprocessing: Preprocessing, types: int, file: TensorFile
-) -> Generator:
-    """Make a generator of the tensors of a model file."""
-    sizes = {"types": types, "genes": int(preprocessing.kept.sum()), "latent": latent_dim}
-
-    def get(name: str, axes: tuple[str | int, ...]) -> np.ndarray:
-        return file.get(name, tuple(sizes.get(axis, axis) for axis in axes))
-
-    factors = Factors(*(get(f"factor_{name}", axes) for name, axes in FACTOR_SHAPES.items()))
-    drawn = {name: get(name, axes) for name, axes in DRAWN_SHAPES.items()}
-    spreads = (factors.noise, factors.mean_error, factors.type_sd, drawn["drawn_sd"])
-    if min(spread.min() for spread in spreads) < MIN_VARIANCE or not 0 <= min(factors.radius_sd) <= 1:
-        raise ValueError("a spread is not above 0")
-    if kind == "gaussian":
-        model = Generator(kind, factors, preprocessing.lowest)
+    found = read_tensors(tensors, settings)
+    scale = {name: found[name] for name in SCALE_SHAPES} | {"kept": found["kept"] > 0}
+    floor = -math.inf if settings["floor"] is None else float(settings["floor"])
+    fitted = Preprocessing(**scale, transform=settings["transform"], floor=floor, whole=settings["whole"])
+    factors = Factors(*(found[f"factor_{name}"] for name in FACTOR_SHAPES))
+    if settings["model"] == "gaussian":
+        model = Generator("gaussian", factors, fitted.lowest)
     else:
         start_tensorflow()
-        unused = stream(0, "weights that are replaced")
-        model = CVAE(kind, factors, preprocessing.lowest, preprocessing.unit_scale, unused)
-        shapes = [tuple(weight.shape) for weight in model.weights]
-        model.assign_weights([file.get(f"weight_{number:02d}", shape) for number, shape in enumerate(shapes)])
+        replaced = stream(0, "weights that are replaced")
+        model = CVAE(settings["model"], factors, fitted.lowest, fitted.unit_scale, replaced)
+        weights = enumerate(model.weights)
+        model.assign_weights([read_tensor(tensors, f"weight_{n:02d}", tuple(weight.shape)) for n, weight in weights])
         model.noise = np.exp(model.log_noise.numpy())
-    for name, tensor in drawn.items():
-        setattr(model, name, tensor)
-    return model
+    for name in DRAWN_SHAPES:
+        setattr(model, name, found[name])
+    genes, types = np.array(settings["genes"]), np.array(settings["types"])
+    likelihoods = found["likelihoods"] if len(found["likelihoods"]) else None
+    about = settings["trained_on"], likelihoods, settings["privacy"]
+    return Sampler(model, fitted, genes, types, found["counts"], *about)
 
 
 # ---- experiment: arms that differ in their rows alone, several trainings each, scored on the same test samples ----
