@@ -1584,14 +1584,13 @@ def start_tensorflow() -> None:
 
 @dataclass(frozen=True)
 class Workers:
-    """The processes, and their devices, that share the training: TensorFlow's replicas.
+    """The processes, and their devices, that share the training: TensorFlow's replicas; without a strategy, one.
 
-    Every worker goes through the same program on the same data; only sums over a batch are shared. index is this
-    worker's, count the number of workers; without a strategy there is nobody else.
+    Every worker goes through the same program on the same data; only sums over a batch are shared.
     """
 
     strategy: tf.distribute.Strategy | None = None
-    index: int = 0
+    index: int = 0  # this one's
     count: int = 1
 
     @property
@@ -1627,30 +1626,21 @@ class Workers:
                 f"({type(error).__name__}); start all of them again"
             ) from error
 
-    def gather(self, values: np.ndarray) -> np.ndarray:
-        """Return the values (any,) of all workers (count, any), once all of them have called this."""
+    def gather(self, number: int = 0) -> list[int]:
+        """Return the numbers of all workers, once all of them have called this."""
         if self.count == 1:
-            return values[None]
-        size = self.strategy.num_replicas_in_sync
-        in_graph = tf.function(self.sum_over_replicas, autograph=False)
+            return [number]
+        own = tf.one_hot(self.index, self.count, tf.constant(number, tf.int64), tf.constant(0, tf.int64))
         with self.watching():
-            rows = in_graph(size, lambda start, end: [tf.one_hot(start, size, dtype=tf.float64)[:, None] * values])
-        return rows[0].numpy()[:: size // self.count]
-
-    def broadcast(self, values: np.ndarray) -> np.ndarray:
-        """Return the chief's values, whatever this worker's are."""
-        return self.gather(values)[0]
-
-    def barrier(self) -> None:
-        """Wait until all workers have come here."""
-        self.gather(np.zeros(1))
+            (total,) = tf.function(self.sum_over_replicas, autograph=False)(1, lambda start, end: [own])
+        return (total.numpy() * self.count // self.strategy.num_replicas_in_sync).tolist()
 
     def check_agreement(self, digests: dict[str, str]) -> None:
         """Check that all workers have the same of each named thing, given by hexadecimal digests."""
         for what, digest in digests.items():
-            numbers = np.frombuffer(bytes.fromhex(digest), np.uint8).astype(float)
-            others = np.flatnonzero((self.gather(numbers) != numbers).any(1))
-            if len(others):
+            own = int(digest[:12], 16)  # of 48 bits, which leaves some to add up the GPUs of a worker
+            others = [worker for worker, number in enumerate(self.gather(own)) if number != own]
+            if others:
                 raise RnagenError(
                     f"worker {self.index} of {self.count} has other {what} than worker {others[0]}; start all workers "
                     f"with the same command and tables"
@@ -1668,21 +1658,18 @@ ALONE = Workers()
 
 def read_cluster(text: str) -> tuple[list[str], int]:
     """Return the workers' addresses and this one's index among them, as TF_CONFIG tells."""
-    try:
+    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
         config = json.loads(text)
         cluster, task = config["cluster"], config["task"]
         chiefs = cluster.get("chief", [])
         addresses, index = [*chiefs, *cluster["worker"]], task["index"] + len(chiefs) * (task["type"] == "worker")
         known = {*cluster, task["type"]} <= {"chief", "worker"} and index in range(len(addresses))
-        valid = known and all(re.fullmatch(r"[^\s/]+:\d{1,5}", address) for address in addresses)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        valid = False
-    if not valid:
-        raise RnagenError(
-            f"TF_CONFIG: {shorten(text, 200)} is not a cluster with this task in it; unset it, or give "
-            f'{{"cluster": {{"worker": ["HOST:PORT", ...]}}, "task": {{"type": "worker", "index": 0}}}}'
-        )
-    return addresses, index
+        if known and all(re.fullmatch(r"[^\s/]+:\d{1,5}", address) for address in addresses):
+            return addresses, index
+    raise RnagenError(
+        f"TF_CONFIG: {shorten(text, 200)} is not a cluster with this task in it; unset it, or give "
+        f'{{"cluster": {{"worker": ["HOST:PORT", ...]}}, "task": {{"type": "worker", "index": 0}}}}'
+    )
 
 
 def slurm_cluster(tasks: int, index: int) -> list[str]:
@@ -1694,10 +1681,10 @@ def slurm_cluster(tasks: int, index: int) -> list[str]:
         gpus_per_task=1,
         auto_set_gpu=False,  # it would take GPUs of others, since it counts from 0
     )
-    addresses = sorted(  # it puts n10 before n2, Slurm does not
-        resolver.cluster_spec().job_tasks("worker"),
-        key=lambda address: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", address)],
-    )
+    padded = functools.partial(
+        re.sub, r"\d+", lambda digits: digits[0].zfill(9)
+    )  # it puts n10 before n2, Slurm does not
+    addresses = sorted(resolver.cluster_spec().job_tasks("worker"), key=padded)
     hosts = [address.rpartition(":")[0] for address in addresses]
     here, number = hosts.count(hosts[index]), hosts[:index].count(hosts[index])
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
@@ -1726,27 +1713,27 @@ def connect(addresses: list[str], index: int) -> tf.distribute.Strategy:
 
 def join_workers() -> Workers:
     """Join the workers that TF_CONFIG or Slurm tells of, if there are others; TensorFlow must not have started."""
-    tasks, index = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)), int(os.environ.get("SLURM_PROCID", 0))
-    config = os.environ.get("TF_CONFIG")
-    addresses, index = read_cluster(config) if config else ([], index)
-    count = len(addresses) or tasks
+    addresses, index = [], int(os.environ.get("SLURM_PROCID", 0))
+    if config := os.environ.get("TF_CONFIG"):
+        addresses, index = read_cluster(config)
+    count = len(addresses) or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
     if count == 1:
         return ALONE
     import_tensorflow()
     try:
-        addresses = addresses or slurm_cluster(tasks, index)
+        addresses = addresses or slurm_cluster(count, index)
         return Workers(connect(addresses, index), index, count)
-    except tf.errors.DeadlineExceededError as error:
-        missing = sorted(map(int, re.findall(r"^/job:worker/replica:0/task:(\d+)", str(error), re.MULTILINE))) or [0]
-        names = ", ".join(f"worker {number} at {addresses[number]}" for number in missing)
-        raise RnagenError(
-            f"worker {index} of {count}: not heard from {names} in {JOIN_SECONDS} seconds; start all of them at once"
-        ) from error
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
-        raise RnagenError(
-            f"worker {index} of {count} cannot join the others ({str(error).splitlines()[0][:200]}); start all of "
-            f"them again, each with a free address of its own machine in {', '.join(addresses) or 'Slurm'}"
-        ) from error
+        if isinstance(error, tf.errors.DeadlineExceededError):
+            tasks = map(int, re.findall(r"^/job:worker/replica:0/task:(\d+)", str(error), re.MULTILINE))
+            missing = [f"worker {task} at {addresses[task]}" for task in sorted(tasks) or [0]]
+            reason = f": not heard from {', '.join(missing)} in {JOIN_SECONDS} seconds; start all of them at once"
+        else:
+            reason = (
+                f" cannot join the others ({str(error).splitlines()[0][:200]}); start all of them again, each with a "
+                f"free address of its own machine in {', '.join(addresses) or 'Slurm'}"
+            )
+        raise RnagenError(f"worker {index} of {count}{reason}") from error
 
 
 # ---- training: networks, and the one loop that every one of them goes through ------------------------------------
@@ -3031,7 +3018,7 @@ def train_generator(
     if len(dataset.validation):
         trainer = start_trainer(network, samples, config, seed, workers)
         history, epoch = fit(trainer, config.epochs, dataset.validation, seed, report)
-        epoch = int(workers.broadcast(np.array([epoch]))[0])
+        epoch = workers.gather(epoch)[0]  # the chief's
         kl = network.evaluate(dataset.validation, stream(seed, "evaluation"))["kl"]
         if network.variational and kl < UNUSED_LATENT:
             report(f"the latent is unused (KL below {UNUSED_LATENT} nats): samples of a type differ by noise alone")
@@ -6417,7 +6404,7 @@ def run(args: argparse.Namespace) -> None:
         results["privacy"] = sampler.privacy
     if args.results:
         write_json(args.results, describe_run(args, workers) | results)
-    workers.barrier()  # nobody leaves before the chief has written all
+    workers.gather()  # nobody leaves before the chief has written all
 
 
 def out_of_memory(error: Exception) -> bool:
