@@ -226,7 +226,7 @@ class Cohort:
 
     def type_counts(self) -> dict[str, int]:
         """Return the number of samples of each type, the most frequent first, then in alphabetical order."""
-        return dict(sorted(Counter(self.types.tolist()).items(), key=lambda item: (-item[1], item[0])))
+        return dict(Counter(sorted(self.types.tolist())).most_common())
 
     def fingerprint(self) -> str:
         """Hash the ids of the samples, in any order."""
@@ -274,6 +274,12 @@ def wait_for_interrupt(signals: int, stderr: int) -> None:
     os._exit(128 + number)
 
 
+def set_handlers(handlers: dict[int, Any]) -> dict[int, Any]:
+    """Handle each signal so, unless it is ignored, as nohup has it; return how they were handled before."""
+    heeded = [number for number in handlers if signal.getsignal(number) is not signal.SIG_IGN]
+    return {number: signal.signal(number, handlers[number]) for number in heeded}
+
+
 def end_on_interrupts() -> None:
     """Have a thread of its own end the process, with status 130 or 143, when Ctrl-C or SIGTERM comes.
 
@@ -285,24 +291,9 @@ def end_on_interrupts() -> None:
     signals, wakeup = os.pipe()
     os.set_blocking(wakeup, False)
     signal.set_wakeup_fd(wakeup)  # gets the number of each signal, in whichever thread it arrives
-    for number in INTERRUPTS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, lambda *_: None)
+    set_handlers(dict.fromkeys(INTERRUPTS, lambda *_: None))
     # file descriptor 2 is pointed elsewhere at times, its duplicate is not
     threading.Thread(target=wait_for_interrupt, args=(signals, os.dup(2)), daemon=True).start()
-
-
-@contextlib.contextmanager
-def default_interrupts() -> Iterator[None]:
-    """Leave INTERRUPTS to the system, which ends the process, while C++ lets no Python run or sets handlers itself."""
-    handlers = {number: signal.getsignal(number) for number in INTERRUPTS}
-    for number, handler in handlers.items():
-        signal.signal(number, signal.SIG_IGN if handler is signal.SIG_IGN else signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 # ---- data: a file becomes a table, and agreement of ids decides what its rows, columns and types are ------------
@@ -1214,10 +1205,8 @@ COUNTS_ABOVE = 50.0  # never negative and above this: raw counts or TPM, since n
 FLOOR_SHARE = 0.001  # a lowest value that this share of all entries sits at is the floor of its scale
 GENES_AT_ONCE = 256  # in float64
 ENOUGH_DEPTHS = 10  # samples of a type to tell its distribution of depths
-NORMAL_NODES, NORMAL_WEIGHTS = np.polynomial.hermite_e.hermegauss(
-    15
-)  # mean of f(normal): f(nodes) @ weights / their sum
-LOG_CPM = np.arange(0, 21, 0.05)  # log2(CPM + 1), up to all reads, at which what counting does is worked out
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(15)  # f(NODES) @ WEIGHTS / WEIGHTS.sum() is a normal's mean of f
+LOG_CPM = np.arange(0, 21, 0.05)  # log2(CPM + 1), up to all reads: points at which the effect of counting is known
 MAX_POISSON = 400  # counts; for higher ones the normal approximation does
 VALIDATION_FRACTION = 0.1  # of the training groups of each type
 
@@ -1227,7 +1216,7 @@ def stratified_group_split(
 ) -> np.ndarray:
     """Return a mask (rows,) of what to hold out: of each type that fraction of groups, at least minimum, never all.
 
-    A group whose rows differ in type counts for the type of its first row.
+    A group whose rows differ in type counts for the type of its first row, unless others would have none left.
     """
     names, first = np.unique(groups, return_index=True)
     held_out = []
@@ -1235,7 +1224,11 @@ def stratified_group_split(
         of_type = rng.permutation(names[types[first] == label])
         count = min(max(round(fraction * len(of_type)), minimum), len(of_type) - 1)
         held_out.extend(of_type[: max(count, 0)])
-    return np.isin(groups, held_out)
+    mask = np.isin(groups, held_out)
+    for label in np.unique(types[mask]):
+        if mask[types == label].all():
+            mask &= ~np.isin(groups, groups[types == label])
+    return mask
 
 
 def inner_folds(types: np.ndarray, groups: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
@@ -1267,7 +1260,7 @@ def split_cohort(
     test = stratified_group_split(cohort.types, cohort.groups, test_fraction, minimum, stream(seed, "split"))
     for label in np.unique(cohort.types) if test_fraction else ():
         rows = cohort.types == label
-        if test[rows].all() or not test[rows].any():
+        if not test[rows].any():
             raise RnagenError(
                 f"{cohort.name}: type {str(label)!r} cannot be split: {rows.sum()} samples in "
                 f"{len(np.unique(cohort.groups[rows]))} groups; leave it out by a smaller --top_k_types, or add samples"
@@ -1277,17 +1270,6 @@ def split_cohort(
         rank = rank_within_types(training.types, stream(seed, "train per type"))
         training = training.take(rank < train_per_type)
     return training, cohort.take(test)
-
-
-def choose_validation(training: Cohort, seed: int) -> np.ndarray:
-    """Return the mask of the training samples that validate, none where no type has groups to spare."""
-    rng = stream(seed, "validation")
-    validates = stratified_group_split(training.types, training.groups, VALIDATION_FRACTION, 0, rng)
-    for label in np.unique(training.types[validates]):  # where groups mix types, one may have been used up
-        rows = training.types == label
-        if validates[rows].all():
-            validates &= ~np.isin(training.groups, training.groups[rows])
-    return validates
 
 
 def resolve_transform(expression: np.ndarray, asked: str) -> str:
@@ -1344,7 +1326,7 @@ def counted_moments(log_mean: float, log_sd: float) -> tuple[np.ndarray, np.ndar
     Counts are Poisson, and averaged over depths whose logarithm is normal; many are taken by the delta method.
     """
     cpm = np.exp2(LOG_CPM)[:, None] - 1
-    depth = np.exp(log_mean + log_sd * NORMAL_NODES) / 1e6  # counts per unit of CPM
+    depth = np.exp(log_mean + log_sd * NODES) / 1e6  # counts per unit of CPM
     rate = cpm * depth  # (points, depths)
     counts = np.arange(MAX_POISSON)[:, None, None]
     chance = scipy.stats.poisson.pmf(counts, rate)
@@ -1354,7 +1336,7 @@ def counted_moments(log_mean: float, log_sd: float) -> tuple[np.ndarray, np.ndar
     slope = 1 / ((cpm + 1) * math.log(2))
     first = np.where(many, LOG_CPM[:, None] - np.square(slope) * math.log(2) * cpm / depth / 2, first)
     second = np.where(many, np.square(first) + np.square(slope) * cpm / depth, second)
-    mean, square = (moment @ NORMAL_WEIGHTS / NORMAL_WEIGHTS.sum() for moment in (first, second))
+    mean, square = (moment @ WEIGHTS / WEIGHTS.sum() for moment in (first, second))
     return mean, square - np.square(mean)
 
 
@@ -1434,7 +1416,7 @@ class Preprocessing:
             values *= (depth / np.maximum(values.sum(axis=1), 1))[:, None]
         np.maximum(values, np.float32(self.floor), out=values)
         if self.whole:
-            values = rng.poisson(values).astype(np.float32) if self.counts else np.rint(values, out=values)
+            values = rng.poisson(values).astype(np.float32) if self.gives_counts else np.rint(values, out=values)
         if self.kept.all():
             return values
         restored = np.tile(self.constant, (len(values), 1))
@@ -1442,28 +1424,29 @@ class Preprocessing:
         return restored
 
     @property
-    def counts(self) -> bool:
+    def gives_counts(self) -> bool:
         """Whether what is restored are counts, which have noise of their own."""
         return self.whole and self.transform == "cpm"
 
     def before_counting(self, mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and sd (types, genes), standardised, that become these by counting, as far as any do."""
-        weights = NORMAL_WEIGHTS / NORMAL_WEIGHTS.sum()
-        target, target_sd = mean * self.sd + self.mean, sd * self.sd
-        centre, spread = target.copy(), target_sd.copy()
-        for label, log_depth in enumerate(self.log_depth):
+        weights = WEIGHTS / WEIGHTS.sum()
+        targets, target_sds = mean * self.sd + self.mean, sd * self.sd
+        centres, spreads = targets.copy(), target_sds.copy()
+        of_types = zip(self.log_depth, targets, target_sds, centres, spreads, strict=True)
+        for log_depth, target, target_sd, centre, spread in of_types:
             counted_mean, counted_variance = counted_moments(*log_depth)
             for _ in range(30):
-                values = centre[label][:, None] + spread[label][:, None] * NORMAL_NODES  # (genes, nodes)
+                values = centre[:, None] + spread[:, None] * NODES  # (genes, nodes)
                 first = np.interp(values, LOG_CPM, counted_mean)
                 second = np.interp(values, LOG_CPM, counted_variance) + np.square(first)
                 found = first @ weights
                 found_sd = np.sqrt(np.maximum(second @ weights - np.square(found), 1e-12))
-                step = np.clip(target[label] - found, -target_sd[label] / 2, target_sd[label] / 2)
-                centre[label] = np.maximum(centre[label] + step, -3 * target_sd[label])
-                ratio = np.clip(target_sd[label] / found_sd, 0.5, 2)
-                spread[label] = np.clip(spread[label] * ratio, 0.01 * target_sd[label], 3 * target_sd[label])
-        return (centre - self.mean) / self.sd, spread / self.sd
+                step = np.clip(target - found, -target_sd / 2, target_sd / 2)
+                centre[:] = np.maximum(centre + step, -3 * target_sd)
+                ratio = np.clip(target_sd / found_sd, 0.5, 2)
+                spread[:] = np.clip(spread * ratio, 0.01 * target_sd, 3 * target_sd)
+        return (centres - self.mean) / self.sd, spreads / self.sd
 
     @property
     def lowest(self) -> np.ndarray:
@@ -1520,7 +1503,8 @@ def prepare_dataset(
 ) -> Dataset:
     """Split a cohort by groups and preprocess it."""
     training, test = split_cohort(cohort, test_fraction, seed, train_per_type)
-    validates = choose_validation(training, seed)
+    rng = stream(seed, "validation")
+    validates = stratified_group_split(training.types, training.groups, VALIDATION_FRACTION, 0, rng)
     preprocessing = Preprocessing.fit(training.expression, transform, training.types)
     types = np.unique(cohort.types)
     parts = training.take(~validates), training.take(validates), test
@@ -1681,10 +1665,8 @@ def slurm_cluster(tasks: int, index: int) -> list[str]:
         gpus_per_task=1,
         auto_set_gpu=False,  # it would take GPUs of others, since it counts from 0
     )
-    padded = functools.partial(
-        re.sub, r"\d+", lambda digits: digits[0].zfill(9)
-    )  # it puts n10 before n2, Slurm does not
-    addresses = sorted(resolver.cluster_spec().job_tasks("worker"), key=padded)
+    addresses = resolver.cluster_spec().job_tasks("worker")  # it puts n10 before n2, Slurm does not
+    addresses.sort(key=lambda address: re.sub(r"\d+", lambda digits: digits[0].zfill(9), address))
     hosts = [address.rpartition(":")[0] for address in addresses]
     here, number = hosts.count(hosts[index]), hosts[:index].count(hosts[index])
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
@@ -1707,8 +1689,12 @@ def connect(addresses: list[str], index: int) -> tf.distribute.Strategy:
     context.coordination_service.cluster_register_with_barrier = True  # else the first worker waits for ever
     task = {"type": "worker", "index": index}
     os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})  # where the strategy looks
-    with silenced_stderr(), default_interrupts():  # no Python runs while it waits, and the service takes SIGTERM
-        return tf.distribute.MultiWorkerMirroredStrategy()
+    handlers = set_handlers(dict.fromkeys(INTERRUPTS, signal.SIG_DFL))  # no Python runs while it waits
+    try:
+        with silenced_stderr():
+            return tf.distribute.MultiWorkerMirroredStrategy()
+    finally:
+        set_handlers(handlers)  # the service takes SIGTERM
 
 
 def join_workers() -> Workers:
@@ -3039,12 +3025,8 @@ MODEL_FORMAT = 4  # of model files; any other is refused
 MAX_LATENT = 1000
 MAX_COVARIANCE_GENES = 1000  # whose covariance an attack on a saved generator takes
 SCALE_SHAPES = {  # of the arrays of a Preprocessing; its genes are those that vary
-    "kept": ("all genes",),
-    "constant": ("all genes",),
-    "mean": ("genes",),
-    "sd": ("genes",),
-    "low": ("genes",),
-    "span": ("genes",),
+    **dict.fromkeys(("kept", "constant"), ("all genes",)),
+    **dict.fromkeys(("mean", "sd", "low", "span"), ("genes",)),
     "log_depth": ("depths", 2),
 }
 TENSOR_SHAPES = {  # of a model file, to which a network adds its weights
@@ -3115,7 +3097,7 @@ class Sampler:
         independent of those for another.
         """
         fitted = self.preprocessing
-        location_scale = self.model.location_scale(temperature, fitted.before_counting if fitted.counts else None)
+        location_scale = self.model.location_scale(temperature, fitted.before_counting if fitted.gives_counts else None)
 
         def draw_block(number: int) -> np.ndarray:
             y = labels[number * BLOCK : (number + 1) * BLOCK]
@@ -3297,7 +3279,7 @@ def save_model(path: Path, sampler: Sampler) -> None:
         "whole": fitted.whole,
         "floor": fitted.floor if math.isfinite(fitted.floor) else None,
     }
-    arrays = {name: np.ascontiguousarray(of, TENSOR_TYPES.get(name, "float32")) for name, of in tensors.items()}
+    arrays = {name: np.ascontiguousarray(values, TENSOR_TYPES.get(name, "float32")) for name, values in tensors.items()}
     with replacing(path) as beside:
         beside.write_bytes(safetensors.numpy.save(arrays, {"rnagen": json.dumps(settings)}))
 
@@ -3321,9 +3303,8 @@ def load_model(path: Path) -> Sampler:
         ValueError,
         TypeError,
         KeyError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
+        ArithmeticError,
+        RuntimeError,
     ) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).split("\n")[0]
         raise RnagenError(
