@@ -1540,15 +1540,14 @@ SLURM_PORTS = range(20_000, 30_000)  # below those that systems give to outgoing
 @contextlib.contextmanager
 def silenced_stderr() -> Iterator[None]:
     """Send file descriptor 2 to nowhere: TensorFlow's C++ start-up lines do not pass through Python."""
-    sys.stderr.flush()
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    saved = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
     try:
         yield
     finally:
         os.dup2(saved, 2)
         os.close(saved)
-        os.close(nowhere)
 
 
 def import_tensorflow() -> None:
@@ -3023,6 +3022,7 @@ DRAWN_AHEAD = 2**28  # bytes of blocks under way at most, but two
 ROW_GROUP = 8 * BLOCK  # rows of a parquet row group
 MODEL_FORMAT = 4  # of model files; any other is refused
 MAX_LATENT = 1000
+DAMAGES = (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError)  # what a model file may lead to
 MAX_COVARIANCE_GENES = 1000  # whose covariance an attack on a saved generator takes
 SCALE_SHAPES = {  # of the arrays of a Preprocessing; its genes are those that vary
     **dict.fromkeys(("kept", "constant"), ("all genes",)),
@@ -3233,11 +3233,9 @@ def write_samples(
     shard: tuple[int, int] = (1, 1),
     report: Listener = ignore,
 ) -> dict[str, Any]:
-    """Draw a synthetic sample for each type code and write it to path, block after block, whole or not at all.
+    """Draw a synthetic sample for each type code and write it to path; return the entry in the results.
 
     Of several shards only the one is drawn, with the ids and values that its samples have in the whole.
-
-    Returns the entry in the results.
     """
     start = time.perf_counter()
     write = next(writer for suffix, writer in WRITERS.items() if path.name.endswith(suffix))
@@ -3297,29 +3295,17 @@ def load_model(path: Path) -> Sampler:
         if settings["format"] != MODEL_FORMAT:
             raise ValueError(f"format {settings['format']!r}, and this rnagen {__version__} reads {MODEL_FORMAT}")
         return rebuild_sampler(settings, tensors)
-    except (
-        safetensors.SafetensorError,
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        ArithmeticError,
-        RuntimeError,
-    ) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).split("\n")[0]
-        raise RnagenError(
-            f"--load_model {path}: cannot be used ({reason[:200]}); save it again with --save_model"
-        ) from error
+    except (*DAMAGES, safetensors.SafetensorError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).split("\n")[0][:200]
+        raise RnagenError(f"--load_model {path}: cannot be used ({reason}); save it again with --save_model") from error
 
 
 def check_settings(settings: dict[str, Any]) -> None:
     """Raise ValueError, TypeError or KeyError unless a model file's settings are all there and of the right kind."""
     for name in ("genes", "types"):
         names = settings[name]
-        if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
-            raise ValueError(f"{name} is no list of names")
-        if not names or len(set(names)) < len(names):
-            raise ValueError(f"{name} are missing or repeat")
+        if not isinstance(names, list) or len({one for one in names if isinstance(one, str)}) < max(len(names), 1):
+            raise ValueError(f"{name} is no list of different names")
         if "\0" in "".join(names).encode().decode():  # encode: half a surrogate pair is a ValueError
             raise ValueError(f"{name} hold a null character")
     latent_dim, floor = settings["latent_dim"], settings["floor"]
