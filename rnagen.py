@@ -251,7 +251,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a name beside path to write to, and rename it to path once all is written."""
     path = path.resolve()  # what a link points to is replaced, not the link
     # at random, since processes of several machines may share a folder and a number
-    beside = path.with_name(f".rnagen-{secrets.token_hex(8)}{''.join(path.suffixes[-2:])}")
+    beside = path.with_name(f".rnagen-{secrets.token_hex(8)}-{path.name[-16:]}")
     UNFINISHED.add(beside)
     try:
         yield beside
@@ -1277,14 +1277,14 @@ def resolve_transform(expression: np.ndarray, asked: str) -> str:
 
     Values never negative and above any log2 scale are counts, if all are whole, or TPM and the like.
     """
-    lowest = np.nanmin(expression)
+    lowest = np.fmin.reduce(expression, axis=None)
     if asked in ("log2", "cpm") and lowest < 0:
         raise RnagenError(
             f"--transform {asked}: the table has negative values (down to {lowest:g}); use --transform none"
         )
     if asked != "auto":
         return asked
-    if lowest < 0 or np.nanmax(expression) <= COUNTS_ABOVE:
+    if lowest < 0 or np.fmax.reduce(expression, axis=None) <= COUNTS_ABOVE:
         return "none"
     return "cpm" if is_whole(expression) else "log2"
 
@@ -1365,17 +1365,15 @@ class Preprocessing:
     @classmethod
     def fit(cls, expression: np.ndarray, transform: str, types: np.ndarray) -> Preprocessing:
         """Fit to training samples (samples, all genes) of these types (samples,)."""
-        if np.isnan(expression).all():
-            raise RnagenError("no training sample has a value; there is nothing to learn")
         transform = resolve_transform(expression, transform)
-        lowest = np.nanmin(expression)
+        lowest = np.fmin.reduce(expression, axis=None)
         at_floor = np.count_nonzero(expression == lowest) > max(10, FLOOR_SHARE * expression.size)
         floor = 0.0 if lowest >= 0 else float(lowest) if at_floor else -np.inf
         values = to_training_units(expression, np.full(expression.shape[1], True), transform)
         low, high = np.fmin.reduce(values), np.fmax.reduce(values)  # NaN only where the whole column is
         kept = high - low > np.finfo(np.float32).tiny * 1e6
         if not kept.any():
-            raise RnagenError("every gene is constant over the training samples; there is nothing to learn")
+            raise RnagenError("every gene is constant or missing in the training samples; there is nothing to learn")
         constant = np.where(kept, np.nan, np.fmin.reduce(expression))
         moments = []
         for genes in np.array_split(np.flatnonzero(kept), math.ceil(kept.sum() / GENES_AT_ONCE)):
@@ -1550,19 +1548,14 @@ def silenced_stderr() -> Iterator[None]:
         os.close(saved)
 
 
-def import_tensorflow() -> None:
-    """Import TensorFlow without a word on stderr, then or later."""
+def start_tensorflow(devices: bool = True) -> None:
+    """Import TensorFlow, and start its devices, without a word on stderr, then or later."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # trainings side by side use the cores better than operations
     with silenced_stderr():
         tf.get_logger().setLevel("ERROR")
-
-
-def start_tensorflow() -> None:
-    """Import TensorFlow and start its devices without a word on stderr."""
-    import_tensorflow()
-    with silenced_stderr():
-        tf.zeros(1)
+        if devices:
+            tf.zeros(1)
 
 
 @dataclass(frozen=True)
@@ -1704,7 +1697,7 @@ def join_workers() -> Workers:
     count = len(addresses) or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
     if count == 1:
         return ALONE
-    import_tensorflow()
+    start_tensorflow(devices=False)
     try:
         addresses = addresses or slurm_cluster(count, index)
         return Workers(connect(addresses, index), index, count)
@@ -3022,7 +3015,7 @@ DRAWN_AHEAD = 2**28  # bytes of blocks under way at most, but two
 ROW_GROUP = 8 * BLOCK  # rows of a parquet row group
 MODEL_FORMAT = 4  # of model files; any other is refused
 MAX_LATENT = 1000
-DAMAGES = (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError)  # what a model file may lead to
+UNUSABLE = (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError)  # what a damaged model file raises
 MAX_COVARIANCE_GENES = 1000  # whose covariance an attack on a saved generator takes
 SCALE_SHAPES = {  # of the arrays of a Preprocessing; its genes are those that vary
     **dict.fromkeys(("kept", "constant"), ("all genes",)),
@@ -3056,11 +3049,11 @@ class SamplingPlan:
             return np.repeat(np.arange(len(types)), counts.max() - counts)
         if not self.per_type:
             return stream(seed, f"{purpose} types").integers(len(types), size=self.n_samples)
-        codes = {name: code for code, name in enumerate(types.tolist())}
-        for name, _ in self.per_type:
-            if name not in codes:
-                raise RnagenError(f"--per_type {name}: no such type; the types are {', '.join(codes)}")
-        return np.repeat([codes[name] for name, _ in self.per_type], [number for _, number in self.per_type])
+        names, numbers = zip(*self.per_type, strict=True)
+        known = types.tolist()
+        if unknown := [name for name in names if name not in known]:
+            raise RnagenError(f"--per_type {unknown[0]}: no such type; the types are {', '.join(known)}")
+        return np.repeat([known.index(name) for name in names], numbers)
 
 
 def shard_blocks(rows: int, part: int = 1, parts: int = 1) -> range:
@@ -3295,7 +3288,7 @@ def load_model(path: Path) -> Sampler:
         if settings["format"] != MODEL_FORMAT:
             raise ValueError(f"format {settings['format']!r}, and this rnagen {__version__} reads {MODEL_FORMAT}")
         return rebuild_sampler(settings, tensors)
-    except (*DAMAGES, safetensors.SafetensorError) as error:
+    except (*UNUSABLE, safetensors.SafetensorError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).split("\n")[0][:200]
         raise RnagenError(f"--load_model {path}: cannot be used ({reason}); save it again with --save_model") from error
 
