@@ -3151,7 +3151,7 @@ def sample_ids(start: int, end: int) -> np.ndarray:
 def arrow_tables(
     sampler: Sampler, labels: np.ndarray, first: int, blocks: Iterator[np.ndarray], at_once: int
 ) -> Iterator[pyarrow.Table]:
-    """Yield so many blocks at once as an Arrow table with ids and types; a gene that was never measured is missing."""
+    """Yield so many blocks at once as an Arrow table with ids and types; NaN, which was never measured, is missing."""
     columns = np.empty((len(sampler.genes), at_once * BLOCK), np.float32)  # Arrow is slow on short ones
     for start in range(0, len(labels), at_once * BLOCK):
         end = start
@@ -3328,15 +3328,10 @@ def read_tensor(tensors: dict[str, np.ndarray], name: str, shape: tuple[int, ...
 
 def read_tensors(tensors: dict[str, np.ndarray], settings: dict[str, Any]) -> dict[str, np.ndarray]:
     """Return the tensors of a model file but the weights of its network, each checked."""
-    types = len(settings["types"])
-    sizes = {
-        "all genes": len(settings["genes"]),
-        "genes": np.count_nonzero(tensors["kept"]),
-        "types": types,
-        "latent": settings["latent_dim"],
-        "depths": types * (settings["transform"] == "cpm"),
-        "quantiles": 101 * (tensors["likelihoods"].size > 0),
-    }
+    sizes = {"all genes": len(settings["genes"]), "genes": np.count_nonzero(tensors["kept"])}
+    sizes |= {"types": len(settings["types"]), "latent": settings["latent_dim"]}
+    sizes["depths"] = sizes["types"] if settings["transform"] == "cpm" else 0
+    sizes["quantiles"] = 101 if tensors["likelihoods"].size else 0
     shapes = {name: tuple(sizes.get(axis, axis) for axis in axes) for name, axes in TENSOR_SHAPES.items()}
     found = {name: read_tensor(tensors, name, shape) for name, shape in shapes.items()}
     if min(found["sd"].min(), found["span"].min()) <= 0:
@@ -3363,15 +3358,15 @@ def rebuild_sampler(settings: dict[str, Any], tensors: dict[str, np.ndarray]) ->
         start_tensorflow()
         replaced = stream(0, "weights that are replaced")
         model = CVAE(settings["model"], factors, fitted.lowest, fitted.unit_scale, replaced)
-        weights = enumerate(model.weights)
-        model.assign_weights([read_tensor(tensors, f"weight_{n:02d}", tuple(weight.shape)) for n, weight in weights])
+        shapes = {f"weight_{number:02d}": tuple(weight.shape) for number, weight in enumerate(model.weights)}
+        model.assign_weights([read_tensor(tensors, name, shape) for name, shape in shapes.items()])
         model.noise = np.exp(model.log_noise.numpy())
     for name in DRAWN_SHAPES:
         setattr(model, name, found[name])
     genes, types = np.array(settings["genes"]), np.array(settings["types"])
     likelihoods = found["likelihoods"] if len(found["likelihoods"]) else None
-    about = settings["trained_on"], likelihoods, settings["privacy"]
-    return Sampler(model, fitted, genes, types, found["counts"], *about)
+    trained_on, privacy = settings["trained_on"], settings["privacy"]
+    return Sampler(model, fitted, genes, types, found["counts"], trained_on, likelihoods, privacy)
 
 
 # ---- experiment: arms that differ in their rows alone, several trainings each, scored on the same test samples ----
