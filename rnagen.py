@@ -226,7 +226,7 @@ class Cohort:
 
     def type_counts(self) -> dict[str, int]:
         """Return the number of samples of each type, the most frequent first, then in alphabetical order."""
-        return dict(sorted(Counter(self.types.tolist()).items(), key=lambda item: (-item[1], item[0])))
+        return dict(Counter(sorted(self.types.tolist())).most_common())
 
     def fingerprint(self) -> str:
         """Hash the ids of the samples, in any order."""
@@ -251,7 +251,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a name beside path to write to, and rename it to path once all is written."""
     path = path.resolve()  # what a link points to is replaced, not the link
     # at random, since processes of several machines may share a folder and a number
-    beside = path.with_name(f".rnagen-{secrets.token_hex(8)}{path.suffix}")
+    beside = path.with_name(f".rnagen-{secrets.token_hex(8)}-{path.name[-16:]}")
     UNFINISHED.add(beside)
     try:
         yield beside
@@ -274,6 +274,12 @@ def wait_for_interrupt(signals: int, stderr: int) -> None:
     os._exit(128 + number)
 
 
+def set_handlers(handlers: dict[int, Any]) -> dict[int, Any]:
+    """Handle each signal so, unless it is ignored, as nohup has it; return how they were handled before."""
+    heeded = [number for number in handlers if signal.getsignal(number) is not signal.SIG_IGN]
+    return {number: signal.signal(number, handlers[number]) for number in heeded}
+
+
 def end_on_interrupts() -> None:
     """Have a thread of its own end the process, with status 130 or 143, when Ctrl-C or SIGTERM comes.
 
@@ -285,24 +291,9 @@ def end_on_interrupts() -> None:
     signals, wakeup = os.pipe()
     os.set_blocking(wakeup, False)
     signal.set_wakeup_fd(wakeup)  # gets the number of each signal, in whichever thread it arrives
-    for number in INTERRUPTS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, lambda *_: None)
+    set_handlers(dict.fromkeys(INTERRUPTS, lambda *_: None))
     # file descriptor 2 is pointed elsewhere at times, its duplicate is not
     threading.Thread(target=wait_for_interrupt, args=(signals, os.dup(2)), daemon=True).start()
-
-
-@contextlib.contextmanager
-def default_interrupts() -> Iterator[None]:
-    """Leave INTERRUPTS to the system, which ends the process, while C++ lets no Python run or sets handlers itself."""
-    handlers = {number: signal.getsignal(number) for number in INTERRUPTS}
-    for number, handler in handlers.items():
-        signal.signal(number, signal.SIG_IGN if handler is signal.SIG_IGN else signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 # ---- data: a file becomes a table, and agreement of ids decides what its rows, columns and types are ------------
@@ -1214,7 +1205,8 @@ COUNTS_ABOVE = 50.0  # never negative and above this: raw counts or TPM, since n
 FLOOR_SHARE = 0.001  # a lowest value that this share of all entries sits at is the floor of its scale
 GENES_AT_ONCE = 256  # in float64
 ENOUGH_DEPTHS = 10  # samples of a type to tell its distribution of depths
-DEPTH_NODES = 15  # at which what counting does is averaged
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(15)  # f(NODES) @ WEIGHTS / WEIGHTS.sum() is a normal's mean of f
+LOG_CPM = np.arange(0, 21, 0.05)  # log2(CPM + 1), up to all reads: points at which the effect of counting is known
 MAX_POISSON = 400  # counts; for higher ones the normal approximation does
 VALIDATION_FRACTION = 0.1  # of the training groups of each type
 
@@ -1222,11 +1214,9 @@ VALIDATION_FRACTION = 0.1  # of the training groups of each type
 def stratified_group_split(
     types: np.ndarray, groups: np.ndarray, fraction: float, minimum: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Choose the rows to hold out: of each type that fraction of its groups, but at least `minimum` and never all.
+    """Return a mask (rows,) of what to hold out: of each type that fraction of groups, at least minimum, never all.
 
-    A group whose rows differ in type counts for the type of its first row.
-
-    Returns a mask (rows,), True where held out.
+    A group whose rows differ in type counts for the type of its first row, unless others would have none left.
     """
     names, first = np.unique(groups, return_index=True)
     held_out = []
@@ -1234,7 +1224,11 @@ def stratified_group_split(
         of_type = rng.permutation(names[types[first] == label])
         count = min(max(round(fraction * len(of_type)), minimum), len(of_type) - 1)
         held_out.extend(of_type[: max(count, 0)])
-    return np.isin(groups, held_out)
+    mask = np.isin(groups, held_out)
+    for label in np.unique(types[mask]):
+        if mask[types == label].all():
+            mask &= ~np.isin(groups, groups[types == label])
+    return mask
 
 
 def inner_folds(types: np.ndarray, groups: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
@@ -1250,9 +1244,7 @@ def rank_within_types(types: np.ndarray, rng: np.random.Generator) -> np.ndarray
     """Number the rows of each type in random order, from 0 on; return the numbers (rows,)."""
     order = rng.permutation(len(types))
     rank = np.empty_like(order)
-    for label in np.unique(types):
-        of_type = order[types[order] == label]
-        rank[of_type] = np.arange(len(of_type))
+    rank[order] = pd.Series(order).groupby(types[order]).cumcount()
     return rank
 
 
@@ -1268,7 +1260,7 @@ def split_cohort(
     test = stratified_group_split(cohort.types, cohort.groups, test_fraction, minimum, stream(seed, "split"))
     for label in np.unique(cohort.types) if test_fraction else ():
         rows = cohort.types == label
-        if test[rows].all() or not test[rows].any():
+        if not test[rows].any():
             raise RnagenError(
                 f"{cohort.name}: type {str(label)!r} cannot be split: {rows.sum()} samples in "
                 f"{len(np.unique(cohort.groups[rows]))} groups; leave it out by a smaller --top_k_types, or add samples"
@@ -1280,30 +1272,19 @@ def split_cohort(
     return training, cohort.take(test)
 
 
-def choose_validation(training: Cohort, seed: int) -> np.ndarray:
-    """Return the mask of the training samples that validate, none where no type has groups to spare."""
-    rng = stream(seed, "validation")
-    validates = stratified_group_split(training.types, training.groups, VALIDATION_FRACTION, 0, rng)
-    for label in np.unique(training.types[validates]):  # where groups mix types, one may have been used up
-        rows = training.types == label
-        if validates[rows].all():
-            validates &= ~np.isin(training.groups, training.groups[rows])
-    return validates
-
-
 def resolve_transform(expression: np.ndarray, asked: str) -> str:
     """Return the transform to train on: as asked, or, for "auto", by the values.
 
     Values never negative and above any log2 scale are counts, if all are whole, or TPM and the like.
     """
-    lowest = np.nanmin(expression)
+    lowest = np.fmin.reduce(expression, axis=None)
     if asked in ("log2", "cpm") and lowest < 0:
         raise RnagenError(
             f"--transform {asked}: the table has negative values (down to {lowest:g}); use --transform none"
         )
     if asked != "auto":
         return asked
-    if lowest < 0 or np.nanmax(expression) <= COUNTS_ABOVE:
+    if lowest < 0 or np.fmax.reduce(expression, axis=None) <= COUNTS_ABOVE:
         return "none"
     return "cpm" if is_whole(expression) else "log2"
 
@@ -1318,21 +1299,45 @@ def sequencing_depth(expression: np.ndarray) -> np.ndarray:
     return np.maximum(np.nansum(expression, axis=1, dtype=np.float64, keepdims=True), 1)
 
 
-def to_training_units(expression: np.ndarray, transform: str) -> np.ndarray:
-    """Return expression (samples, genes) as it is trained on, see Preprocessing."""
-    if transform == "none":
-        return expression
-    if transform == "cpm":
-        expression = expression * np.float32(1e6 / sequencing_depth(expression))
-    return np.log2(expression + 1)
-
-
 def depth_by_type(expression: np.ndarray, types: np.ndarray) -> np.ndarray:
     """Return mean and sd of the logarithm of depth (types, 2), those of all samples where a type has few."""
     log_depth = np.log(sequencing_depth(expression))[:, 0]
     of_types = (log_depth[types == name] for name in np.unique(types))
     enough = (part if len(part) >= ENOUGH_DEPTHS else log_depth for part in of_types)
     return np.array([(part.mean(), part.std()) for part in enough], np.float32)
+
+
+def to_training_units(expression: np.ndarray, kept: np.ndarray, transform: str) -> np.ndarray:
+    """Return a new array of the kept genes of expression (samples, all genes) as they are trained on."""
+    values = aligned_array(len(expression), np.count_nonzero(kept))
+    values[:] = expression if kept.all() else expression[:, kept]
+    if transform == "cpm":
+        values *= np.float32(1e6 / sequencing_depth(expression))
+    if transform != "none":
+        np.maximum(values, 0, out=values)  # in place: temporaries of this size take longer than the arithmetic
+        values += 1
+        np.log2(values, out=values)
+    return values
+
+
+def counted_moments(log_mean: float, log_sd: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and variance (points,) of counts, as log2(CPM + 1), that are expected to be LOG_CPM.
+
+    Counts are Poisson, and averaged over depths whose logarithm is normal; many are taken by the delta method.
+    """
+    cpm = np.exp2(LOG_CPM)[:, None] - 1
+    depth = np.exp(log_mean + log_sd * NODES) / 1e6  # counts per unit of CPM
+    rate = cpm * depth  # (points, depths)
+    counts = np.arange(MAX_POISSON)[:, None, None]
+    chance = scipy.stats.poisson.pmf(counts, rate)
+    value = np.log2(counts / depth + 1)
+    first, second = (chance * value).sum(0), (chance * np.square(value)).sum(0)
+    many = rate > MAX_POISSON / 2
+    slope = 1 / ((cpm + 1) * math.log(2))
+    first = np.where(many, LOG_CPM[:, None] - np.square(slope) * math.log(2) * cpm / depth / 2, first)
+    second = np.where(many, np.square(first) + np.square(slope) * cpm / depth, second)
+    mean, square = (moment @ WEIGHTS / WEIGHTS.sum() for moment in (first, second))
+    return mean, square - np.square(mean)
 
 
 @dataclass(frozen=True)
@@ -1360,40 +1365,29 @@ class Preprocessing:
     @classmethod
     def fit(cls, expression: np.ndarray, transform: str, types: np.ndarray) -> Preprocessing:
         """Fit to training samples (samples, all genes) of these types (samples,)."""
-        if np.isnan(expression).all():
-            raise RnagenError("no training sample has a value; there is nothing to learn")
         transform = resolve_transform(expression, transform)
-        lowest = np.nanmin(expression)
+        lowest = np.fmin.reduce(expression, axis=None)
         at_floor = np.count_nonzero(expression == lowest) > max(10, FLOOR_SHARE * expression.size)
         floor = 0.0 if lowest >= 0 else float(lowest) if at_floor else -np.inf
-        values = to_training_units(expression, transform)
+        values = to_training_units(expression, np.full(expression.shape[1], True), transform)
         low, high = np.fmin.reduce(values), np.fmax.reduce(values)  # NaN only where the whole column is
         kept = high - low > np.finfo(np.float32).tiny * 1e6
         if not kept.any():
-            raise RnagenError("every gene is constant over the training samples; there is nothing to learn")
+            raise RnagenError("every gene is constant or missing in the training samples; there is nothing to learn")
         constant = np.where(kept, np.nan, np.fmin.reduce(expression))
-        low, high = low[kept], high[kept]
-        mean, sd = np.empty_like(low), np.empty_like(low)
-        columns = np.flatnonzero(kept)
-        for start in range(0, len(columns), GENES_AT_ONCE):
-            chunk = slice(start, start + GENES_AT_ONCE)
-            part = values[:, columns[chunk]].astype(np.float64)
-            mean[chunk], sd[chunk] = np.nanmean(part, axis=0), np.nanstd(part, axis=0)
+        moments = []
+        for genes in np.array_split(np.flatnonzero(kept), math.ceil(kept.sum() / GENES_AT_ONCE)):
+            part = values[:, genes].astype(np.float64)
+            moments.append((np.nanmean(part, axis=0), np.nanstd(part, axis=0)))
+        mean, sd = np.concatenate(moments, axis=1).astype(np.float32)
         log_depth = depth_by_type(expression, types) if transform == "cpm" else np.zeros((0, 2), np.float32)
         whole = transform != "none" and is_whole(expression)
-        return cls(kept, constant, mean, sd, low, high - low, transform, floor, whole, log_depth)
+        return cls(kept, constant, mean, sd, low[kept], (high - low)[kept], transform, floor, whole, log_depth)
 
     def standardise(self, expression: np.ndarray) -> np.ndarray:
         """Map (samples, all genes) in the input's units to (samples, genes) of mean 0, sd 1; missing becomes 0."""
-        values = aligned_array(len(expression), np.count_nonzero(self.kept))
-        values[:] = expression if self.kept.all() else expression[:, self.kept]
-        if self.transform == "cpm":
-            values *= np.float32(1e6 / sequencing_depth(expression))
-        if self.transform != "none":
-            np.maximum(values, 0, out=values)
-            values += 1
-            np.log2(values, out=values)
-        values -= self.mean  # in place: temporaries of this size take longer than the arithmetic
+        values = to_training_units(expression, self.kept, self.transform)
+        values -= self.mean
         values /= self.sd
         values[np.isnan(values)] = 0
         return values
@@ -1420,12 +1414,37 @@ class Preprocessing:
             values *= (depth / np.maximum(values.sum(axis=1), 1))[:, None]
         np.maximum(values, np.float32(self.floor), out=values)
         if self.whole:
-            values = rng.poisson(values).astype(np.float32) if self.transform == "cpm" else np.rint(values, out=values)
+            values = rng.poisson(values).astype(np.float32) if self.gives_counts else np.rint(values, out=values)
         if self.kept.all():
             return values
         restored = np.tile(self.constant, (len(values), 1))
         restored[:, self.kept] = values
         return restored
+
+    @property
+    def gives_counts(self) -> bool:
+        """Whether what is restored are counts, which have noise of their own."""
+        return self.whole and self.transform == "cpm"
+
+    def before_counting(self, mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and sd (types, genes), standardised, that become these by counting, as far as any do."""
+        weights = WEIGHTS / WEIGHTS.sum()
+        targets, target_sds = mean * self.sd + self.mean, sd * self.sd
+        centres, spreads = targets.copy(), target_sds.copy()
+        of_types = zip(self.log_depth, targets, target_sds, centres, spreads, strict=True)
+        for log_depth, target, target_sd, centre, spread in of_types:
+            counted_mean, counted_variance = counted_moments(*log_depth)
+            for _ in range(30):
+                values = centre[:, None] + spread[:, None] * NODES  # (genes, nodes)
+                first = np.interp(values, LOG_CPM, counted_mean)
+                second = np.interp(values, LOG_CPM, counted_variance) + np.square(first)
+                found = first @ weights
+                found_sd = np.sqrt(np.maximum(second @ weights - np.square(found), 1e-12))
+                step = np.clip(target - found, -target_sd / 2, target_sd / 2)
+                centre[:] = np.maximum(centre + step, -3 * target_sd)
+                ratio = np.clip(target_sd / found_sd, 0.5, 2)
+                spread[:] = np.clip(spread * ratio, 0.01 * target_sd, 3 * target_sd)
+        return (centres - self.mean) / self.sd, spreads / self.sd
 
     @property
     def lowest(self) -> np.ndarray:
@@ -1437,63 +1456,6 @@ class Preprocessing:
     def unit_scale(self) -> tuple[np.ndarray, np.ndarray]:
         """Scale and offset (genes,) that take standardised values to [0, 1] over the training samples."""
         return self.sd / self.span, (self.mean - self.low) / self.span
-
-
-@dataclass(frozen=True)
-class CountNoise:
-    """What counting does to log2(CPM + 1) of each type.
-
-    expected (points,) are values before; mean and variance (types, points) are those of the values counted. centre and
-    unit (genes,) are mean and sd of a Preprocessing.
-    """
-
-    expected: np.ndarray
-    mean: np.ndarray
-    variance: np.ndarray
-    centre: np.ndarray
-    unit: np.ndarray
-
-    @classmethod
-    def of(cls, fitted: Preprocessing) -> CountNoise:
-        """Average Poisson counts over each type's depths."""
-        expected = np.arange(0, 21, 0.05)  # log2(CPM + 1), up to all reads
-        cpm = np.exp2(expected)[:, None] - 1
-        nodes, weights = np.polynomial.hermite_e.hermegauss(DEPTH_NODES)
-        moments = []
-        for log_mean, log_sd in fitted.log_depth:
-            depth = np.exp(log_mean + log_sd * nodes) / 1e6  # counts per unit of CPM
-            rate = cpm * depth  # (points, depths)
-            counts = np.arange(MAX_POISSON)[:, None, None]
-            chance = scipy.stats.poisson.pmf(counts, rate)
-            value = np.log2(counts / depth + 1)
-            first, second = (chance * value).sum(0), (chance * np.square(value)).sum(0)
-            many = rate > MAX_POISSON / 2  # where the delta method does
-            slope = 1 / ((cpm + 1) * math.log(2))
-            first = np.where(many, expected[:, None] - np.square(slope) * math.log(2) * cpm / depth / 2, first)
-            second = np.where(many, np.square(first) + np.square(slope) * cpm / depth, second)
-            mean = first @ weights / weights.sum()
-            moments.append((mean, second @ weights / weights.sum() - np.square(mean)))
-        mean, variance = np.array(moments).swapaxes(0, 1)
-        return cls(expected, mean, variance, fitted.mean, fitted.sd)
-
-    def moments_before(self, mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and sd (types, genes), standardised, that become these by counting, as far as any do."""
-        nodes, weights = np.polynomial.hermite_e.hermegauss(DEPTH_NODES)
-        weights = weights / weights.sum()
-        target, target_sd = mean * self.unit + self.centre, sd * self.unit
-        centre, spread = target.copy(), target_sd.copy()
-        for label in range(len(target)):
-            for _ in range(30):
-                values = centre[label][:, None] + spread[label][:, None] * nodes  # (genes, nodes)
-                first = np.interp(values, self.expected, self.mean[label])
-                second = np.interp(values, self.expected, self.variance[label]) + np.square(first)
-                found = first @ weights
-                variance = np.maximum(second @ weights - np.square(found), 1e-12)
-                step = np.clip(target[label] - found, -target_sd[label] / 2, target_sd[label] / 2)
-                centre[label] = np.maximum(centre[label] + step, -3 * target_sd[label])
-                ratio = np.clip(target_sd[label] / np.sqrt(variance), 0.5, 2)
-                spread[label] = np.clip(spread[label] * ratio, 0.01 * target_sd[label], 3 * target_sd[label])
-        return (centre - self.centre) / self.unit, spread / self.unit
 
 
 @dataclass(frozen=True)
@@ -1539,7 +1501,8 @@ def prepare_dataset(
 ) -> Dataset:
     """Split a cohort by groups and preprocess it."""
     training, test = split_cohort(cohort, test_fraction, seed, train_per_type)
-    validates = choose_validation(training, seed)
+    rng = stream(seed, "validation")
+    validates = stratified_group_split(training.types, training.groups, VALIDATION_FRACTION, 0, rng)
     preprocessing = Preprocessing.fit(training.expression, transform, training.types)
     types = np.unique(cohort.types)
     parts = training.take(~validates), training.take(validates), test
@@ -1575,42 +1538,35 @@ SLURM_PORTS = range(20_000, 30_000)  # below those that systems give to outgoing
 @contextlib.contextmanager
 def silenced_stderr() -> Iterator[None]:
     """Send file descriptor 2 to nowhere: TensorFlow's C++ start-up lines do not pass through Python."""
-    sys.stderr.flush()
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    saved = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
     try:
         yield
     finally:
         os.dup2(saved, 2)
         os.close(saved)
-        os.close(nowhere)
 
 
-def import_tensorflow() -> None:
-    """Import TensorFlow without a word on stderr, then or later."""
+def start_tensorflow(devices: bool = True) -> None:
+    """Import TensorFlow, and start its devices, without a word on stderr, then or later."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # trainings side by side use the cores better than operations
     with silenced_stderr():
         tf.get_logger().setLevel("ERROR")
-
-
-def start_tensorflow() -> None:
-    """Import TensorFlow and start its devices without a word on stderr."""
-    import_tensorflow()
-    with silenced_stderr():
-        tf.zeros(1)
+        if devices:
+            tf.zeros(1)
 
 
 @dataclass(frozen=True)
 class Workers:
-    """The processes, and their devices, that share the training: TensorFlow's replicas.
+    """The processes, and their devices, that share the training: TensorFlow's replicas; without a strategy, one.
 
-    Every worker goes through the same program on the same data; only sums over a batch are shared. index is this
-    worker's, count the number of workers; without a strategy there is nobody else.
+    Every worker goes through the same program on the same data; only sums over a batch are shared.
     """
 
     strategy: tf.distribute.Strategy | None = None
-    index: int = 0
+    index: int = 0  # this one's
     count: int = 1
 
     @property
@@ -1646,30 +1602,21 @@ class Workers:
                 f"({type(error).__name__}); start all of them again"
             ) from error
 
-    def gather(self, values: np.ndarray) -> np.ndarray:
-        """Return the values (any,) of all workers (count, any), once all of them have called this."""
+    def gather(self, number: int = 0) -> list[int]:
+        """Return the numbers of all workers, once all of them have called this."""
         if self.count == 1:
-            return values[None]
-        size = self.strategy.num_replicas_in_sync
-        in_graph = tf.function(self.sum_over_replicas, autograph=False)
+            return [number]
+        own = tf.one_hot(self.index, self.count, tf.constant(number, tf.int64), tf.constant(0, tf.int64))
         with self.watching():
-            rows = in_graph(size, lambda start, end: [tf.one_hot(start, size, dtype=tf.float64)[:, None] * values])
-        return rows[0].numpy()[:: size // self.count]
-
-    def broadcast(self, values: np.ndarray) -> np.ndarray:
-        """Return the chief's values, whatever this worker's are."""
-        return self.gather(values)[0]
-
-    def barrier(self) -> None:
-        """Wait until all workers have come here."""
-        self.gather(np.zeros(1))
+            (total,) = tf.function(self.sum_over_replicas, autograph=False)(1, lambda start, end: [own])
+        return (total.numpy() * self.count // self.strategy.num_replicas_in_sync).tolist()
 
     def check_agreement(self, digests: dict[str, str]) -> None:
         """Check that all workers have the same of each named thing, given by hexadecimal digests."""
         for what, digest in digests.items():
-            numbers = np.frombuffer(bytes.fromhex(digest), np.uint8).astype(float)
-            others = np.flatnonzero((self.gather(numbers) != numbers).any(1))
-            if len(others):
+            own = int(digest[:12], 16)  # of 48 bits, which leaves some to add up the GPUs of a worker
+            others = [worker for worker, number in enumerate(self.gather(own)) if number != own]
+            if others:
                 raise RnagenError(
                     f"worker {self.index} of {self.count} has other {what} than worker {others[0]}; start all workers "
                     f"with the same command and tables"
@@ -1687,21 +1634,18 @@ ALONE = Workers()
 
 def read_cluster(text: str) -> tuple[list[str], int]:
     """Return the workers' addresses and this one's index among them, as TF_CONFIG tells."""
-    try:
+    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
         config = json.loads(text)
         cluster, task = config["cluster"], config["task"]
         chiefs = cluster.get("chief", [])
         addresses, index = [*chiefs, *cluster["worker"]], task["index"] + len(chiefs) * (task["type"] == "worker")
         known = {*cluster, task["type"]} <= {"chief", "worker"} and index in range(len(addresses))
-        valid = known and all(re.fullmatch(r"[^\s/]+:\d{1,5}", address) for address in addresses)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        valid = False
-    if not valid:
-        raise RnagenError(
-            f"TF_CONFIG: {shorten(text, 200)} is not a cluster with this task in it; unset it, or give "
-            f'{{"cluster": {{"worker": ["HOST:PORT", ...]}}, "task": {{"type": "worker", "index": 0}}}}'
-        )
-    return addresses, index
+        if known and all(re.fullmatch(r"[^\s/]+:\d{1,5}", address) for address in addresses):
+            return addresses, index
+    raise RnagenError(
+        f"TF_CONFIG: {shorten(text, 200)} is not a cluster with this task in it; unset it, or give "
+        f'{{"cluster": {{"worker": ["HOST:PORT", ...]}}, "task": {{"type": "worker", "index": 0}}}}'
+    )
 
 
 def slurm_cluster(tasks: int, index: int) -> list[str]:
@@ -1713,10 +1657,8 @@ def slurm_cluster(tasks: int, index: int) -> list[str]:
         gpus_per_task=1,
         auto_set_gpu=False,  # it would take GPUs of others, since it counts from 0
     )
-    addresses = sorted(  # it puts n10 before n2, Slurm does not
-        resolver.cluster_spec().job_tasks("worker"),
-        key=lambda address: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", address)],
-    )
+    addresses = resolver.cluster_spec().job_tasks("worker")  # it puts n10 before n2, Slurm does not
+    addresses.sort(key=lambda address: re.sub(r"\d+", lambda digits: digits[0].zfill(9), address))
     hosts = [address.rpartition(":")[0] for address in addresses]
     here, number = hosts.count(hosts[index]), hosts[:index].count(hosts[index])
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
@@ -1739,33 +1681,37 @@ def connect(addresses: list[str], index: int) -> tf.distribute.Strategy:
     context.coordination_service.cluster_register_with_barrier = True  # else the first worker waits for ever
     task = {"type": "worker", "index": index}
     os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})  # where the strategy looks
-    with silenced_stderr(), default_interrupts():  # no Python runs while it waits, and the service takes SIGTERM
-        return tf.distribute.MultiWorkerMirroredStrategy()
+    handlers = set_handlers(dict.fromkeys(INTERRUPTS, signal.SIG_DFL))  # no Python runs while it waits
+    try:
+        with silenced_stderr():
+            return tf.distribute.MultiWorkerMirroredStrategy()
+    finally:
+        set_handlers(handlers)  # the service takes SIGTERM
 
 
 def join_workers() -> Workers:
     """Join the workers that TF_CONFIG or Slurm tells of, if there are others; TensorFlow must not have started."""
-    tasks, index = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)), int(os.environ.get("SLURM_PROCID", 0))
-    config = os.environ.get("TF_CONFIG")
-    addresses, index = read_cluster(config) if config else ([], index)
-    count = len(addresses) or tasks
+    addresses, index = [], int(os.environ.get("SLURM_PROCID", 0))
+    if config := os.environ.get("TF_CONFIG"):
+        addresses, index = read_cluster(config)
+    count = len(addresses) or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
     if count == 1:
         return ALONE
-    import_tensorflow()
+    start_tensorflow(devices=False)
     try:
-        addresses = addresses or slurm_cluster(tasks, index)
+        addresses = addresses or slurm_cluster(count, index)
         return Workers(connect(addresses, index), index, count)
-    except tf.errors.DeadlineExceededError as error:
-        missing = sorted(map(int, re.findall(r"^/job:worker/replica:0/task:(\d+)", str(error), re.MULTILINE))) or [0]
-        names = ", ".join(f"worker {number} at {addresses[number]}" for number in missing)
-        raise RnagenError(
-            f"worker {index} of {count}: not heard from {names} in {JOIN_SECONDS} seconds; start all of them at once"
-        ) from error
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
-        raise RnagenError(
-            f"worker {index} of {count} cannot join the others ({str(error).splitlines()[0][:200]}); start all of "
-            f"them again, each with a free address of its own machine in {', '.join(addresses) or 'Slurm'}"
-        ) from error
+        if isinstance(error, tf.errors.DeadlineExceededError):
+            tasks = map(int, re.findall(r"^/job:worker/replica:0/task:(\d+)", str(error), re.MULTILINE))
+            missing = [f"worker {task} at {addresses[task]}" for task in sorted(tasks) or [0]]
+            reason = f": not heard from {', '.join(missing)} in {JOIN_SECONDS} seconds; start all of them at once"
+        else:
+            reason = (
+                f" cannot join the others ({str(error).splitlines()[0][:200]}); start all of them again, each with a "
+                f"free address of its own machine in {', '.join(addresses) or 'Slurm'}"
+            )
+        raise RnagenError(f"worker {index} of {count}{reason}") from error
 
 
 # ---- training: networks, and the one loop that every one of them goes through ------------------------------------
@@ -2421,7 +2367,7 @@ class Generator:
             latent[rows] = self.latent_mean[label] + np.einsum("ij,jk", normal[rows], self.latent_root[label])
         return latent
 
-    def location_scale(self, temperature: float, counting: CountNoise | None = None) -> LocationScale:
+    def location_scale(self, temperature: float, before_counting: Callable | None = None) -> LocationScale:
         """Return what turns what is drawn of each type into rows at that temperature.
 
         Temperature multiplies how far rows lie from their type's mean. Where samples will be counted, the noise that
@@ -2429,11 +2375,11 @@ class Generator:
         """
         target = self.type_means if self.conditional else self.drawn_mean
         target_sd = temperature * self.mean_error[:, None] * self.type_sd
-        if counting is None:
+        if before_counting is None:
             mean, sd = tobit_moments(target, target_sd, self.floor)
             scale = noise_scale = sd / self.drawn_sd
         else:
-            mean, sd = counting.moments_before(target, target_sd)
+            mean, sd = before_counting(target, target_sd)
             shared = np.sqrt(np.maximum(np.square(self.drawn_sd) - np.square(self.noise), 1e-12))
             scale = np.minimum(target_sd / self.drawn_sd, sd / shared)
             noise_scale = np.sqrt(np.maximum(np.square(sd) - np.square(scale * shared), 0)) / self.noise
@@ -3029,7 +2975,7 @@ def train_generator(
     trainer, epoch = start_training(factors, samples, config, dataset, seed, workers), 0
     if validates:
         history, epoch = fit(trainer, config.epochs, dataset.validation, seed, report)
-        epoch = int(workers.broadcast(np.array([epoch]))[0])
+        epoch = workers.gather(epoch)[0]  # the chief's
         kl = trainer.network.evaluate(dataset.validation, stream(seed, "evaluation"))["kl"]
         if trainer.network.variational and kl < UNUSED_LATENT:
             report(f"the latent is unused (KL below {UNUSED_LATENT} nats): samples of a type differ by noise alone")
@@ -3052,9 +2998,21 @@ DRAWN_AHEAD = 2**28  # bytes of blocks under way at most, but two
 ROW_GROUP = 8 * BLOCK  # rows of a parquet row group
 MODEL_FORMAT = 4  # of model files; any other is refused
 MAX_LATENT = 1000
+UNUSABLE = (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError)  # what a damaged model file raises
 MAX_COVARIANCE_GENES = 1000  # whose covariance an attack on a saved generator takes
-SCALE_TENSORS = ("mean", "sd", "low", "span")  # of a Preprocessing
-ANNOTATION = ("type", "group")  # columns of an expression table that are no genes
+SCALE_SHAPES = {  # of the arrays of a Preprocessing; its genes are those that vary
+    **dict.fromkeys(("kept", "constant"), ("all genes",)),
+    **dict.fromkeys(("mean", "sd", "low", "span"), ("genes",)),
+    "log_depth": ("depths", 2),
+}
+TENSOR_SHAPES = {  # of a model file, to which a network adds its weights
+    **SCALE_SHAPES,
+    **{f"factor_{name}": axes for name, axes in FACTOR_SHAPES.items()},
+    **DRAWN_SHAPES,
+    "counts": ("types",),
+    "likelihoods": ("quantiles",),
+}
+TENSOR_TYPES = {"kept": "uint8", "counts": "int64"}  # all others are float32
 
 
 @dataclass(frozen=True)
@@ -3074,11 +3032,11 @@ class SamplingPlan:
             return np.repeat(np.arange(len(types)), counts.max() - counts)
         if not self.per_type:
             return stream(seed, f"{purpose} types").integers(len(types), size=self.n_samples)
-        codes = {name: code for code, name in enumerate(types.tolist())}
-        for name, _ in self.per_type:
-            if name not in codes:
-                raise RnagenError(f"--per_type {name}: no such type; the types are {', '.join(codes)}")
-        return np.repeat([codes[name] for name, _ in self.per_type], [number for _, number in self.per_type])
+        names, numbers = zip(*self.per_type, strict=True)
+        known = types.tolist()
+        if unknown := [name for name in names if name not in known]:
+            raise RnagenError(f"--per_type {unknown[0]}: no such type; the types are {', '.join(known)}")
+        return np.repeat([known.index(name) for name in names], numbers)
 
 
 def shard_blocks(rows: int, part: int = 1, parts: int = 1) -> range:
@@ -3114,14 +3072,13 @@ class Sampler:
         which, all by default), and the first samples do not depend on how many follow. Samples for one purpose are
         independent of those for another.
         """
-        counted = self.preprocessing.transform == "cpm" and self.preprocessing.whole
-        counting = CountNoise.of(self.preprocessing) if counted else None
-        location_scale = self.model.location_scale(temperature, counting)
+        fitted = self.preprocessing
+        location_scale = self.model.location_scale(temperature, fitted.before_counting if fitted.gives_counts else None)
 
         def draw_block(number: int) -> np.ndarray:
             y = labels[number * BLOCK : (number + 1) * BLOCK]
             rng = stream(seed, f"{purpose} rows", number)
-            return self.preprocessing.restore(self.model.draw(y, rng, location_scale), y, rng)
+            return fitted.restore(self.model.draw(y, rng, location_scale), y, rng)
 
         room = max(2, DRAWN_AHEAD // (4 * BLOCK * len(self.genes)))
         threads = min(2 * CORES, room)  # while one waits for the decoder another draws noise
@@ -3174,123 +3131,71 @@ def sample_ids(start: int, end: int) -> np.ndarray:
     return np.array([f"synthetic_{number:06d}" for number in range(start + 1, end + 1)], dtype=object)
 
 
-class TableWriter:
-    """Writes blocks of samples (rows, all genes) with their ids and types to a file of one format."""
-
-    def __init__(self, path: Path, name: str, sampler: Sampler, rows: int) -> None:
-        self.genes, self.types = sampler.genes, sampler.types
-        # what was never measured is missing; a value that a gene is constant at is not
-        self.unmeasured = np.isnan(sampler.preprocessing.constant) & ~sampler.preprocessing.kept
-        self.open(path, name, rows)
-
-    def open(self, path: Path, name: str, rows: int) -> None:
-        """Open path, which stands for a file called name, for that many rows."""
-        raise NotImplementedError
-
-    def write(self, ids: np.ndarray, types: np.ndarray, block: np.ndarray) -> None:
-        """Write a block of rows after the others."""
-        raise NotImplementedError
-
-    def finish(self) -> None:
-        """Write what is left once all rows are there."""
-
-    def close(self) -> None:
-        """Close the file, finished or not."""
-        self.file.close()
-
-    def arrow_table(self, ids: np.ndarray, types: np.ndarray, columns: np.ndarray) -> pyarrow.Table:
-        """Return rows, given as columns (all genes, rows), as an Arrow table."""
-        pairs = zip(columns, self.unmeasured, strict=True)
-        genes = [pyarrow.array(column, from_pandas=bool(unmeasured)) for column, unmeasured in pairs]
-        arrays = [pyarrow.array(ids), pyarrow.array(types), *genes]
-        return pyarrow.Table.from_arrays(arrays, ["Sample", "type", *self.genes])
+def arrow_tables(
+    sampler: Sampler, labels: np.ndarray, first: int, blocks: Iterator[np.ndarray], at_once: int
+) -> Iterator[pyarrow.Table]:
+    """Yield so many blocks at once as an Arrow table with ids and types; NaN, which was never measured, is missing."""
+    columns = np.empty((len(sampler.genes), at_once * BLOCK), np.float32)  # Arrow is slow on short ones
+    for start in range(0, len(labels), at_once * BLOCK):
+        end = start
+        for block in itertools.islice(blocks, at_once):
+            columns[:, end - start : end - start + len(block)] = block.T
+            end += len(block)
+        arrays = [sample_ids(first + start, first + end), sampler.types[labels[start:end]].astype(object)]
+        arrays += [pyarrow.array(column, from_pandas=True) for column in columns[:, : end - start]]
+        yield pyarrow.Table.from_arrays(arrays, ["Sample", "type", *sampler.genes])
 
 
-class TextWriter(TableWriter):
-    """Writes delimited text: floats as the shortest that reads back as the same float32, missing as nothing."""
-
-    def open(self, path: Path, name: str, rows: int) -> None:
-        separator = "," if name.endswith((".csv", ".csv.gz")) else "\t"
-        quoted = any(set(label) & set('"\r\n,\t') for label in self.types)  # Arrow quotes every word or none
-        self.options = pyarrow.csv.WriteOptions(
-            include_header=False, delimiter=separator, quoting_style="needed" if quoted else "none"
-        )
-        opener = functools.partial(gzip.open, compresslevel=1) if name.endswith(".gz") else open
-        self.file = opener(path, "wb")
-        header = io.StringIO()
-        csv.writer(header, delimiter=separator, lineterminator="\n").writerow(["Sample", "type", *self.genes])
-        self.file.write(header.getvalue().encode())
-
-    def write(self, ids: np.ndarray, types: np.ndarray, block: np.ndarray) -> None:
-        table = self.arrow_table(ids, types, np.ascontiguousarray(block.T))
-        pyarrow.csv.write_csv(table, self.file, self.options)
+def write_text(path: Path, sampler: Sampler, labels: np.ndarray, first: int, blocks: Iterator[np.ndarray]) -> None:
+    """Write delimited text: floats as the shortest that reads back as the same float32, missing as nothing."""
+    separator = "," if path.name.endswith((".csv", ".csv.gz")) else "\t"
+    header = io.StringIO()
+    csv.writer(header, delimiter=separator, lineterminator="\n").writerow(["Sample", "type", *sampler.genes])
+    quoted = any(set(label) & set('"\r\n,\t') for label in sampler.types)  # Arrow quotes every word or none
+    options = {"include_header": False, "delimiter": separator, "quoting_style": "needed" if quoted else "none"}
+    with gzip.open(path, "wb", compresslevel=1) if path.suffix == ".gz" else open(path, "wb") as file:
+        file.write(header.getvalue().encode())
+        for table in arrow_tables(sampler, labels, first, blocks, 1):
+            pyarrow.csv.write_csv(table, file, pyarrow.csv.WriteOptions(**options))
 
 
-class ParquetWriter(TableWriter):
-    """Writes parquet, compressed by snappy; a row group is ROW_GROUP rows, each of which costs the footer."""
-
-    def open(self, path: Path, name: str, rows: int) -> None:
-        columns = [("Sample", pyarrow.string()), ("type", pyarrow.string())]
-        columns += [(gene, pyarrow.float32()) for gene in self.genes.tolist()]
-        self.file = pyarrow.parquet.ParquetWriter(
-            path, pyarrow.schema(columns), compression="snappy", use_dictionary=["type"], write_statistics=False
-        )
-        self.columns = np.empty((len(self.genes), ROW_GROUP), np.float32)  # Arrow is slow on short columns
-        self.names: list[tuple[np.ndarray, np.ndarray]] = []
-        self.used = 0
-
-    def write(self, ids: np.ndarray, types: np.ndarray, block: np.ndarray) -> None:
-        self.columns[:, self.used : self.used + len(block)] = block.T
-        self.names.append((ids, types))
-        self.used += len(block)
-        if self.used + BLOCK > ROW_GROUP:
-            self.finish()
-
-    def finish(self) -> None:
-        if self.used:
-            ids, types = (np.concatenate(parts) for parts in zip(*self.names, strict=True))
-            table = self.arrow_table(ids, types, self.columns[:, : self.used])
-            self.file.write_table(table, row_group_size=ROW_GROUP)
-        self.names, self.used = [], 0
+def write_parquet(path: Path, sampler: Sampler, labels: np.ndarray, first: int, blocks: Iterator[np.ndarray]) -> None:
+    """Write parquet, compressed by snappy, in large row groups, each of which costs the footer."""
+    columns = {"Sample": pyarrow.string(), "type": pyarrow.string()}
+    columns |= dict.fromkeys(sampler.genes.tolist(), pyarrow.float32())
+    options = {"compression": "snappy", "use_dictionary": ["type"], "write_statistics": False}
+    with pyarrow.parquet.ParquetWriter(path, pyarrow.schema(columns), **options) as file:
+        for table in arrow_tables(sampler, labels, first, blocks, ROW_GROUP // BLOCK):
+            file.write_table(table, row_group_size=ROW_GROUP)
 
 
-class H5adWriter(TableWriter):
-    """Writes AnnData's layout on disk, X block after block."""
-
-    def open(self, path: Path, name: str, rows: int) -> None:
-        genes = len(self.genes)
-        if hasattr(os, "posix_fallocate"):  # HDF5 can crash on a full disk: find out by other means
-            with open(path, "wb") as file:
-                os.posix_fallocate(file.fileno(), 0, rows * (4 * genes + 64) + 2**20)
-        self.file = h5py.File(path, "w")
-        self.file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        self.matrix = self.file.create_dataset("X", (rows, genes), np.float32)
-        self.matrix.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-        anndata.io.write_elem(self.file, "var", pd.DataFrame(index=self.genes.astype(object)))
-        self.names: list[str] = []
-        self.labels: list[str] = []
-
-    def write(self, ids: np.ndarray, types: np.ndarray, block: np.ndarray) -> None:
-        self.matrix[len(self.names) : len(self.names) + len(block)] = block
-        self.names.extend(ids)
-        self.labels.extend(types)
-
-    def finish(self) -> None:
-        categories = pd.Categorical(np.array(self.labels, dtype=object), sorted(self.types.tolist()))
-        obs = pd.DataFrame({"type": categories}, index=pd.Index(self.names, dtype=object))
-        anndata.io.write_elem(self.file, "obs", obs)
+def write_h5ad(path: Path, sampler: Sampler, labels: np.ndarray, first: int, blocks: Iterator[np.ndarray]) -> None:
+    """Write AnnData's layout on disk, X block after block."""
+    rows, genes = len(labels), len(sampler.genes)
+    if hasattr(os, "posix_fallocate"):  # HDF5 can crash on a full disk: find out by other means
+        with open(path, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, rows * (4 * genes + 64) + 2**20)
+    types = pd.Categorical.from_codes(labels, sampler.types.astype(object))
+    with h5py.File(path, "w") as file:
+        file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        anndata.io.write_elem(file, "obs", pd.DataFrame({"type": types}, sample_ids(first, first + rows)))
+        anndata.io.write_elem(file, "var", pd.DataFrame(index=sampler.genes.astype(object)))
+        matrix = file.create_dataset("X", (rows, genes), np.float32)
+        matrix.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        for number, block in enumerate(blocks):
+            matrix[number * BLOCK : number * BLOCK + len(block)] = block
 
 
 WRITERS = {
-    **dict.fromkeys((".tsv", ".csv", ".tsv.gz", ".csv.gz"), TextWriter),
-    ".parquet": ParquetWriter,
-    ".h5ad": H5adWriter,
+    **dict.fromkeys((".tsv", ".csv", ".tsv.gz", ".csv.gz"), write_text),
+    ".parquet": write_parquet,
+    ".h5ad": write_h5ad,
 }
 
 
 def check_gene_names(path: Path, genes: np.ndarray) -> None:
     """Find out whether a synthetic table with these genes would read back as one: only .h5ad keeps columns apart."""
-    taken = sorted({"Sample", "Cancer_type_id", *ANNOTATION} & set(genes.tolist()))
+    taken = sorted({"Sample", "Cancer_type_id", "type", "group"} & set(genes.tolist()))
     if taken and path.suffix != ".h5ad":
         raise RnagenError(f"--output {path}: a gene is named {taken[0]!r}, like a column that is none; write an .h5ad")
 
@@ -3304,24 +3209,22 @@ def write_samples(
     shard: tuple[int, int] = (1, 1),
     report: Listener = ignore,
 ) -> dict[str, Any]:
-    """Draw a synthetic sample for each type code and write it to path, block after block, whole or not at all.
+    """Draw a synthetic sample for each type code and write it to path; return the entry in the results.
 
     Of several shards only the one is drawn, with the ids and values that its samples have in the whole.
-
-    Returns the entry in the results.
     """
     start = time.perf_counter()
-    writer_class = next(writer for suffix, writer in WRITERS.items() if path.name.endswith(suffix))
+    write = next(writer for suffix, writer in WRITERS.items() if path.name.endswith(suffix))
     blocks = shard_blocks(len(labels), *shard)
     first, last = (min(block * BLOCK, len(labels)) for block in (blocks.start, blocks.stop))
-    with replacing(path) as beside, contextlib.closing(writer_class(beside, path.name, sampler, last - first)) as out:
-        done = first
+
+    def draw_and_report() -> Iterator[np.ndarray]:
         for block in sampler.draw(labels, seed, "output", temperature, blocks):
-            end = done + len(block)
-            out.write(sample_ids(done, end), sampler.types[labels[done:end]].astype(object), block)
+            yield block
             report(Progress(len(block), last - first))
-            done = end
-        out.finish()
+
+    with replacing(path) as beside:
+        write(beside, sampler, labels[first:last], first, draw_and_report())
     seconds = time.perf_counter() - start
     entry = {"path": str(path), "n": last - first, "temperature": temperature, "seconds": seconds}
     return entry | ({"shard": list(shard), "first": first + 1, "of": len(labels)} if shard[1] > 1 else {})
@@ -3330,15 +3233,13 @@ def write_samples(
 def save_model(path: Path, sampler: Sampler) -> None:
     """Write a generator to path as plain tensors and JSON (safetensors), whole or not at all."""
     model, fitted = sampler.model, sampler.preprocessing
-    weights = model.copy_weights() if isinstance(model, CVAE) else []
-    tensors = {f"weight_{number:02d}": weight for number, weight in enumerate(weights)}
+    tensors = {name: getattr(fitted, name) for name in SCALE_SHAPES}
     tensors |= {f"factor_{name}": getattr(model.factors, name) for name in FACTOR_SHAPES}
     tensors |= {name: getattr(model, name) for name in DRAWN_SHAPES}
-    tensors["likelihoods"] = np.zeros(0, np.float32) if sampler.likelihoods is None else sampler.likelihoods
-    tensors |= {name: getattr(fitted, name) for name in SCALE_TENSORS}
-    tensors["constant"] = fitted.constant.astype(np.float32)
-    tensors["log_depth"] = fitted.log_depth
-    tensors |= {"kept": fitted.kept.astype(np.uint8), "counts": sampler.counts.astype(np.int64)}
+    tensors["counts"] = sampler.counts
+    tensors["likelihoods"] = [] if sampler.likelihoods is None else sampler.likelihoods
+    if isinstance(model, CVAE):
+        tensors |= {f"weight_{number:02d}": weight for number, weight in enumerate(model.copy_weights())}
     settings = {
         "format": MODEL_FORMAT,
         "rnagen": __version__,
@@ -3352,9 +3253,9 @@ def save_model(path: Path, sampler: Sampler) -> None:
         "whole": fitted.whole,
         "floor": fitted.floor if math.isfinite(fitted.floor) else None,
     }
-    named = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    arrays = {name: np.ascontiguousarray(values, TENSOR_TYPES.get(name, "float32")) for name, values in tensors.items()}
     with replacing(path) as beside:
-        beside.write_bytes(safetensors.numpy.save(named, {"rnagen": json.dumps(settings)}))
+        beside.write_bytes(safetensors.numpy.save(arrays, {"rnagen": json.dumps(settings)}))
 
 
 def load_model(path: Path) -> Sampler:
@@ -3370,121 +3271,85 @@ def load_model(path: Path) -> Sampler:
         if settings["format"] != MODEL_FORMAT:
             raise ValueError(f"format {settings['format']!r}, and this rnagen {__version__} reads {MODEL_FORMAT}")
         return rebuild_sampler(settings, tensors)
-    except (
-        safetensors.SafetensorError,
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).split("\n")[0]
-        raise RnagenError(
-            f"--load_model {path}: cannot be used ({reason[:200]}); save it again with --save_model"
-        ) from error
+    except (*UNUSABLE, safetensors.SafetensorError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).split("\n")[0][:200]
+        raise RnagenError(f"--load_model {path}: cannot be used ({reason}); save it again with --save_model") from error
 
 
 def check_settings(settings: dict[str, Any]) -> None:
     """Raise ValueError, TypeError or KeyError unless a model file's settings are all there and of the right kind."""
     for name in ("genes", "types"):
-        if not isinstance(settings[name], list) or not all(isinstance(one, str) for one in settings[name]):
-            raise ValueError(f"{name} is no list of names")
-        if not settings[name] or len(set(settings[name])) < len(settings[name]):
-            raise ValueError(f"{name} are missing or repeat")
-        if "\0" in "".join(settings[name]).encode().decode():  # encode: half a surrogate pair is a ValueError
+        names = settings[name]
+        if not isinstance(names, list) or len({one for one in names if isinstance(one, str)}) < max(len(names), 1):
+            raise ValueError(f"{name} is no list of different names")
+        if "\0" in "".join(names).encode().decode():  # encode: half a surrogate pair is a ValueError
             raise ValueError(f"{name} hold a null character")
     latent_dim, floor = settings["latent_dim"], settings["floor"]
-    if settings["model"] not in MODEL_NAMES or type(latent_dim) is not int or not 1 <= latent_dim <= MAX_LATENT:
-        raise ValueError(f"model {settings['model']!r} with latent_dim {latent_dim!r}")
-    if floor is not None and not (type(floor) in (int, float) and math.isfinite(floor)):
-        raise ValueError(f"floor {floor!r}")
-    if settings["transform"] not in TRANSFORMS or type(settings["whole"]) is not bool:
-        raise ValueError(f"transform {settings['transform']!r} with whole {settings['whole']!r}")
-    if not re.fullmatch("([0-9a-f]{64})?", settings["trained_on"]):
-        raise ValueError("trained_on is no fingerprint")
-    if settings["privacy"] is not None:
-        Privacy(**settings["privacy"])
+    valid = {
+        "model": settings["model"] in MODEL_NAMES,
+        "latent_dim": type(latent_dim) is int and 1 <= latent_dim <= MAX_LATENT,
+        "transform": settings["transform"] in TRANSFORMS,
+        "whole": type(settings["whole"]) is bool,
+        "floor": floor is None or (type(floor) in (int, float) and math.isfinite(floor)),
+        "trained_on": re.fullmatch("([0-9a-f]{64})?", settings["trained_on"]),
+        "privacy": settings["privacy"] is None or Privacy(**settings["privacy"]),
+    }
+    for name, right in valid.items():
+        if not right:
+            raise ValueError(f"{name} {settings[name]!r}")
 
 
-@dataclass(frozen=True)
-class TensorFile:
-    """The tensors of a model file, each looked at before it is used."""
+def read_tensor(tensors: dict[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the tensor of that name; ValueError unless it is finite, of that shape and of the dtype it must have."""
+    found, dtype = tensors[name], TENSOR_TYPES.get(name, "float32")
+    if found.shape != shape or found.dtype != dtype:
+        raise ValueError(f"{name} is {found.dtype} {found.shape}, not {dtype} {shape}")
+    if name != "constant" and not np.isfinite(found).all():
+        raise ValueError(f"{name} has values that are no numbers")
+    return found
 
-    tensors: dict[str, np.ndarray]
 
-    def get(self, name: str, shape: tuple[int, ...], dtype: str = "float32") -> np.ndarray:
-        """Return the tensor of that name; ValueError unless it is of that shape and dtype, and finite."""
-        found = self.tensors[name]
-        if found.shape != shape or found.dtype != dtype:
-            raise ValueError(f"{name} is {found.dtype} {found.shape}, not {dtype} {shape}")
-        if name != "constant" and not np.isfinite(found).all():
-            raise ValueError(f"{name} has values that are no numbers")
-        return found
+def read_tensors(tensors: dict[str, np.ndarray], settings: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Return the tensors of a model file but the weights of its network, each checked."""
+    sizes = {"all genes": len(settings["genes"]), "genes": np.count_nonzero(tensors["kept"])}
+    sizes |= {"types": len(settings["types"]), "latent": settings["latent_dim"]}
+    sizes["depths"] = sizes["types"] if settings["transform"] == "cpm" else 0
+    sizes["quantiles"] = 101 if tensors["likelihoods"].size else 0
+    shapes = {name: tuple(sizes.get(axis, axis) for axis in axes) for name, axes in TENSOR_SHAPES.items()}
+    found = {name: read_tensor(tensors, name, shape) for name, shape in shapes.items()}
+    if min(found["sd"].min(), found["span"].min()) <= 0:
+        raise ValueError("sd or span is not above 0")
+    spreads = ("factor_noise", "factor_mean_error", "factor_type_sd", "drawn_sd")
+    if min(found[name].min() for name in spreads) < MIN_VARIANCE or not 0 <= min(found["factor_radius_sd"]) <= 1:
+        raise ValueError("a spread is not above 0")
+    if found["counts"].min() < 0 or found["counts"].max() > 10**9:
+        raise ValueError("counts are no numbers of samples")
+    return found
 
 
 def rebuild_sampler(settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Sampler:
     """Make a sampler of a model file's settings and tensors, checking every size before it is used."""
     check_settings(settings)
-    file = TensorFile(tensors)
-    genes, types = np.array(settings["genes"]), np.array(settings["types"])
-    kept = file.get("kept", genes.shape, "uint8").astype(bool)
-    scales = {name: file.get(name, (kept.sum(),)) for name in SCALE_TENSORS}
-    if min(scales["sd"].min(initial=1), scales["span"].min(initial=1)) <= 0:
-        raise ValueError("sd or span is not above 0")
-    preprocessing = Preprocessing(
-        kept=kept,
-        constant=file.get("constant", genes.shape),
-        transform=settings["transform"],
-        whole=settings["whole"],
-        floor=-math.inf if settings["floor"] is None else float(settings["floor"]),
-        log_depth=file.get("log_depth", (len(types) * (settings["transform"] == "cpm"), 2)),
-        **scales,
-    )
-    counts = file.get("counts", types.shape, "int64")
-    if counts.min() < 0 or counts.max() > 10**9:
-        raise ValueError("counts are no numbers of samples")
-    model = rebuild_generator(settings["model"], settings["latent_dim"], preprocessing, len(types), file)
-    likelihoods = file.get("likelihoods", (101 * (tensors["likelihoods"].size > 0),))
-    return Sampler(
-        model,
-        preprocessing,
-        genes,
-        types,
-        counts,
-        settings["trained_on"],
-        likelihoods if len(likelihoods) else None,
-        settings["privacy"],
-    )
-
-
-def rebuild_generator(
-    kind: str, latent_dim: int, preprocessing: Preprocessing, types: int, file: TensorFile
-) -> Generator:
-    """Make a generator of the tensors of a model file."""
-    sizes = {"types": types, "genes": int(preprocessing.kept.sum()), "latent": latent_dim}
-
-    def get(name: str, axes: tuple[str | int, ...]) -> np.ndarray:
-        return file.get(name, tuple(sizes.get(axis, axis) for axis in axes))
-
-    factors = Factors(*(get(f"factor_{name}", axes) for name, axes in FACTOR_SHAPES.items()))
-    drawn = {name: get(name, axes) for name, axes in DRAWN_SHAPES.items()}
-    spreads = (factors.noise, factors.mean_error, factors.type_sd, drawn["drawn_sd"])
-    if min(spread.min() for spread in spreads) < MIN_VARIANCE or not 0 <= min(factors.radius_sd) <= 1:
-        raise ValueError("a spread is not above 0")
-    if kind == "gaussian":
-        model = Generator(kind, factors, preprocessing.lowest)
+    found = read_tensors(tensors, settings)
+    scale = {name: found[name] for name in SCALE_SHAPES} | {"kept": found["kept"] > 0}
+    floor = -math.inf if settings["floor"] is None else float(settings["floor"])
+    fitted = Preprocessing(**scale, transform=settings["transform"], floor=floor, whole=settings["whole"])
+    factors = Factors(*(found[f"factor_{name}"] for name in FACTOR_SHAPES))
+    if settings["model"] == "gaussian":
+        model = Generator("gaussian", factors, fitted.lowest)
     else:
         start_tensorflow()
-        unused = stream(0, "weights that are replaced")
-        model = CVAE(kind, factors, preprocessing.lowest, preprocessing.unit_scale, unused)
-        shapes = [tuple(weight.shape) for weight in model.weights]
-        model.assign_weights([file.get(f"weight_{number:02d}", shape) for number, shape in enumerate(shapes)])
+        replaced = stream(0, "weights that are replaced")
+        model = CVAE(settings["model"], factors, fitted.lowest, fitted.unit_scale, replaced)
+        shapes = {f"weight_{number:02d}": tuple(weight.shape) for number, weight in enumerate(model.weights)}
+        model.assign_weights([read_tensor(tensors, name, shape) for name, shape in shapes.items()])
         model.noise = np.exp(model.log_noise.numpy())
-    for name, tensor in drawn.items():
-        setattr(model, name, tensor)
-    return model
+    for name in DRAWN_SHAPES:
+        setattr(model, name, found[name])
+    genes, types = np.array(settings["genes"]), np.array(settings["types"])
+    likelihoods = found["likelihoods"] if len(found["likelihoods"]) else None
+    trained_on, privacy = settings["trained_on"], settings["privacy"]
+    return Sampler(model, fitted, genes, types, found["counts"], trained_on, likelihoods, privacy)
 
 
 # ---- experiment: arms that differ in their rows alone, several trainings each, scored on the same test samples ----
@@ -6477,7 +6342,7 @@ def run(args: argparse.Namespace) -> None:
         results["privacy"] = sampler.privacy
     if args.results:
         write_json(args.results, describe_run(args, workers) | results)
-    workers.barrier()  # nobody leaves before the chief has written all
+    workers.gather()  # nobody leaves before the chief has written all
 
 
 def out_of_memory(error: Exception) -> bool:

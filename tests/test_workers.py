@@ -168,7 +168,7 @@ def test_several_devices_of_one_machine_share_a_batch() -> None:
         import sys
         sys.path.insert(0, sys.argv[1])
         import numpy as np, rnagen
-        rnagen.import_tensorflow()
+        rnagen.start_tensorflow(devices=False)
         import tensorflow as tf
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
