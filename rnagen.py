@@ -2089,7 +2089,7 @@ def truncated_pca(residuals: np.ndarray, latent: int, seed: int) -> tuple[np.nda
     Components beyond their rank are zero.
     """
     rank = min(latent, *residuals.shape)
-    state = int(stream(seed, "principal components").integers(2**31))
+    state = sklearn_seed(stream(seed, "principal components"))
     left, singular, directions = sklearn.utils.extmath.randomized_svd(residuals, rank, n_iter=2, random_state=state)
     fill = latent - rank
     singular = np.where(singular > 1e-5 * singular[0], singular, 0)
