@@ -3839,15 +3839,13 @@ def gain_interval(
     balanced: bool = False,
     trained: bool = True,
 ) -> Gain:
-    """Return the mean gain of one arm over another on one split, and the interval that holds the expected gain.
+    """Return the mean gain in accuracy of one arm over another on one split, and the interval of the expected gain.
 
-    correct and control are (trainings, test rows), whether an arm was right; training i of both has the same weights
-    and order. An arm without trainings may be (1, rows); trained is False where neither has any. y and groups (rows,)
-    are the test rows' type codes and groups. The gain is in accuracy, or in balanced accuracy.
-
-    Trainings and groups are crossed random effects. Of each the half width is Student's t times the standard error,
-    and the squares add up (Banerjee 1960), which holds at least 95% of normal means however few the trainings are;
-    with Satterthwaite's degrees of freedom it is 87% at two. With one training its noise is unknown: no interval.
+    correct and control (trainings, test rows) say where an arm was right; training i of both has the same weights and
+    order. An arm without trainings may be (1, rows); trained is False where neither has any. y and groups (rows,) are
+    the test rows' type codes and groups. Trainings and groups are crossed random effects. Of each the half width is
+    Student's t times the standard error, and the squares add up (Banerjee 1960), which holds at least 95% of normal
+    means; with Satterthwaite's degrees of freedom it is 87% at two trainings. One does not tell its noise: no interval.
     """
     gains = np.atleast_2d(correct).astype(float) - np.atleast_2d(control)
     weights = balanced_weights(y) if balanced else np.full(len(y), 1 / len(y))
@@ -4022,29 +4020,20 @@ STRONG_CLASSIFIERS = (  # fitted once: they need no training by steps
 EQUAL_WITHIN = 0.01  # a classifier that is at most this much better than another is as good
 
 
-@dataclass(frozen=True)
-class TrainingRows:
-    """Real samples to fit classifiers to, and, made when first asked for, what a generator fitted to them adds.
+class TrainingRows(NamedTuple):
+    """What classifiers are fitted to: real samples, their factor model, and they with synthetic samples after them."""
 
-    Without a sampler it is the factor model that generators start from that draws.
-    """
-
-    experiment: Experiment
     real: Samples
-    groups: np.ndarray
-    sampler: Sampler | None = None
+    factors: Factors
+    with_synthetic: Samples
 
-    @functools.cached_property
-    def factors(self) -> Factors:
-        """The factor model of the real samples."""
-        return self.experiment.fit_factors(self.real, self.groups)
 
-    @functools.cached_property
-    def with_synthetic(self) -> Samples:
-        """The real samples and then the synthetic ones."""
-        one, sampler = self.experiment, self.sampler or self.experiment.sampler_of(self.factors)
-        drawn = (one.labels, one.seed, "comparison", one.config.temperature)
-        return sampler.samples_after(self.real, one.dataset.preprocessing, *drawn)
+def fit_rows(experiment: Experiment, real: Samples, groups: np.ndarray, sampler: Sampler | None = None) -> TrainingRows:
+    """Fit the factor model to real samples, and have it draw the synthetic ones, unless there is a sampler for that."""
+    factors = experiment.fit_factors(real, groups)
+    sampler = sampler or experiment.sampler_of(factors)
+    drawn = (experiment.labels, experiment.seed, "comparison", experiment.config.temperature)
+    return TrainingRows(real, factors, sampler.samples_after(real, experiment.dataset.preprocessing, *drawn))
 
 
 def fit_network(experiment: Experiment, rows: Samples, n_real: int) -> Classifier:
@@ -4094,9 +4083,7 @@ def best_of_each(fold_scores: dict[str, float]) -> tuple[str, str]:
 def verdict(helped: Gain | None, difference: Gain | None, fold_scores: dict[str, float]) -> str:
     """Say whether synthetic rows helped the network, whether they beat real rows alone, and which classifier to use.
 
-    helped is the network's gain over copies, difference that of the best classifier with synthetic rows over the best
-    on real rows alone (best_of_each), both on test samples; None where no synthetic rows were drawn. fold_scores come
-    from choose_best_on_inner_folds, and decide which to use unless the difference does.
+    Takes what ClassifierComparison has; fold_scores decide which classifier to use unless the difference does.
     """
     alone, synthetic = best_of_each(fold_scores)
     if any(map(math.isnan, fold_scores.values())):
@@ -4121,8 +4108,7 @@ def verdict(helped: Gain | None, difference: Gain | None, fold_scores: dict[str,
     return f"{network}. {best}. {use}."
 
 
-@dataclass(frozen=True)
-class ComparedClassifier:
+class ComparedClassifier(NamedTuple):
     """Scores of a classifier on the test samples, means over trainings, and its gain in balanced accuracy."""
 
     name: str
@@ -4134,8 +4120,7 @@ class ComparedClassifier:
         return {"name": self.name, **self.scores, "gain": {"measure": "balanced_accuracy", **asdict(self.gain)}}
 
 
-@dataclass(frozen=True)
-class ClassifierComparison:
+class ClassifierComparison(NamedTuple):
     """How classifiers compare: their scores on test samples and on inner folds (best first), and two gains.
 
     helped is the network's over the control, difference what the best classifier with synthetic samples gains over the
@@ -4159,7 +4144,7 @@ def compare_classifiers(experiment: Experiment) -> ClassifierComparison:
     groups, ours = dataset.train_groups[: len(train)], f"this {experiment.trained.model.kind}"
     predicted = {name: arms[name][:, 0] for name in ("real", NETWORK_ALONE, CONTROL, "SMOTE", "gaussian")}
     predicted[ours] = arms["augmented"][:, 0]  # (trainings, test samples), as all of these
-    fits, rows = classifier_fits(experiment), TrainingRows(experiment, train, groups, experiment.sampler)
+    fits, rows = classifier_fits(experiment), fit_rows(experiment, train, groups, experiment.sampler)
     for name in STRONG_CLASSIFIERS:
         predicted[name] = fits[name](rows).predict(test.x).argmax(axis=1)[None]
 
@@ -4172,7 +4157,7 @@ def compare_classifiers(experiment: Experiment) -> ClassifierComparison:
     for name, codes in predicted.items():
         scores = mean_scores([score_predictions(training, test.y) for training in codes])
         compared.append(ComparedClassifier(name, scores, gain(name, CONTROL)))
-    make_rows = functools.partial(TrainingRows, experiment)
+    make_rows = functools.partial(fit_rows, experiment)
     fold_scores = choose_best_on_inner_folds(fits, train, groups, experiment.seed, make_rows)
     if not len(experiment.labels):
         return ClassifierComparison(compared, fold_scores, None, None)
@@ -4185,7 +4170,7 @@ def combine_comparisons(comparisons: Sequence[ClassifierComparison], test_fracti
 
     def combine(gains: Iterable[Gain | None]) -> Gain | None:
         known = [gain for gain in gains if gain]
-        if len(known) < 2:
+        if len(comparisons) == 1 or not known:
             return known[0] if known else None
         return between_splits(np.array([gain.mean for gain in known]), test_fraction)
 
@@ -4205,8 +4190,7 @@ def combine_comparisons(comparisons: Sequence[ClassifierComparison], test_fracti
 # ---- summary: what the experiments of one or more splits come to -------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(NamedTuple):
     """What one experiment comes to: accuracy of its arms, the gain over the control, curves and comparison if asked.
 
     curves is (epochs, real / control / augmented, trainings), the accuracies after 1 to PLOT_EPOCHS epochs.
@@ -4250,13 +4234,12 @@ def accuracy_by_epoch(repeats: Sequence[np.ndarray], test_fraction: float) -> li
         for name, accuracies in zip(("real", "same_steps", "augmented"), curves, strict=True):
             mean = row[name] = float(accuracies.mean())
             if len(repeats) > 1:
-                low, high = between_splits(accuracies.mean(1), test_fraction).interval or (mean, mean)
-            elif accuracies.size > 1:
-                sd = float(accuracies.std(ddof=1))
-                low, high = mean - sd, mean + sd
+                low, high = between_splits(accuracies.mean(axis=1), test_fraction).interval or (mean, mean)
             else:
-                continue
-            row |= {f"{name}_low": max(low, 0.0), f"{name}_high": min(high, 1.0)}
+                sd = Scores.of(accuracies[0]).sd or 0.0
+                low, high = mean - sd, mean + sd
+            if accuracies.size > 1:
+                row |= {f"{name}_low": max(low, 0.0), f"{name}_high": min(high, 1.0)}
         table.append(row)
     return table
 
@@ -4270,8 +4253,7 @@ MAX_SHIFT = 3.0  # median absolute standardised value of a gene's median: beyond
 MIN_FIT_PERCENTILE = 1.0  # of likelihood; a sample below it belongs to no type
 
 
-@dataclass(frozen=True)
-class TypeClassifier:
+class TypeClassifier(NamedTuple):
     """A classifier to keep: what predicts, its name and score on inner folds, and what tells whether it may be asked.
 
     density is a Gaussian of each type; likelihoods (quantiles,) are the log densities of held-out samples under that of
@@ -4304,11 +4286,11 @@ def held_out_likelihoods(experiment: Experiment) -> np.ndarray | None:
 
 def choose_classifier(experiment: Experiment) -> TypeClassifier:
     """Choose the classifier that does best on inner folds of the training samples, and fit it to all of them."""
-    fits, dataset = classifier_fits(experiment), experiment.dataset
-    rows = TrainingRows(experiment, dataset.all_training(), dataset.train_groups, experiment.sampler)
-    make_rows = functools.partial(TrainingRows, experiment)
-    scores = choose_best_on_inner_folds(fits, rows.real, rows.groups, experiment.seed, make_rows)
+    samples, groups = experiment.dataset.all_training(), experiment.dataset.train_groups
+    fits, make_rows = classifier_fits(experiment), functools.partial(fit_rows, experiment)
+    scores = choose_best_on_inner_folds(fits, samples, groups, experiment.seed, make_rows)
     name, score = next(iter(scores.items()))
+    rows = fit_rows(experiment, samples, groups, experiment.sampler)
     return TypeClassifier(name, score, fits[name](rows), rows.factors, held_out_likelihoods(experiment))
 
 
