@@ -42,7 +42,7 @@ limits.
 #   training        workers, networks and the one training loop; the type classifier
 #   generators      factor model, Gaussian, and the CVAE that goes on from it; the same with differential privacy
 #   sampling        Sampler: synthetic samples in the table's units; tables out; model files
-#   experiment      arms that differ in their rows alone; intervals; strong classifiers; prediction; comparison
+#   experiment      arms that differ in their rows alone; intervals; strong classifiers; comparison; prediction
 #   report          one table of measures: fidelity, utility, privacy; figures
 #   command line    arguments, printing, and main -> run: read, train, draw, predict, judge, write
 
@@ -4007,7 +4007,7 @@ def choose_setting(
     return next(iter(choose_best_on_inner_folds(candidates, samples, groups, seed)))
 
 
-# ---- comparison: all classifiers on the same rows, and what to make of it ----------------------------------------
+# ---- comparison: all classifiers on the same rows, the verdict, and what the experiments of all splits come to ----
 
 REAL_ROWS_ALONE = ("real", NETWORK_ALONE, CONTROL, "logistic regression", "LDA", "Bayes rule")
 STRONG_CLASSIFIERS = (  # fitted once: they need no training by steps
@@ -4187,9 +4187,6 @@ def combine_comparisons(comparisons: Sequence[ClassifierComparison], test_fracti
     )
 
 
-# ---- summary: what the experiments of one or more splits come to -------------------------------------------------
-
-
 class Summary(NamedTuple):
     """What one experiment comes to: accuracy of its arms, the gain over the control, curves and comparison if asked.
 
@@ -4305,14 +4302,12 @@ def bayes_rule_of(sampler: Sampler) -> TypeClassifier:
 def fit_percentile(log_likelihood: np.ndarray, held_out: np.ndarray) -> np.ndarray:
     """Return the percentile (samples,) of log-likelihoods among those of held-out training samples.
 
-    Both are under the density of the type that is predicted. Below the lowest tenth, which may be too few samples to
+    Both are under the density of the type that is predicted. Below the lowest tenth of these (at least 10), too few to
     count, the tail is exponential (Pickands 1975).
     """
     held_out = np.sort(held_out)
     percentile = 100 * np.searchsorted(held_out, log_likelihood, side="right") / (len(held_out) + 1)
-    tail = min(max(len(held_out) // 10, 5), len(held_out) - 1)
-    if tail < 1:
-        return percentile
+    tail = max(len(held_out) // 10, 5)
     threshold = held_out[tail]
     scale = max(float(np.mean(threshold - held_out[:tail])), 1e-9)
     in_tail = 100 * tail / len(held_out) * np.exp(np.minimum(log_likelihood - threshold, 0) / scale)
