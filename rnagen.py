@@ -42,7 +42,7 @@ limits.
 #   training        workers, networks and the one training loop; the type classifier
 #   generators      factor model, Gaussian, and the CVAE that goes on from it; the same with differential privacy
 #   sampling        Sampler: synthetic samples in the table's units; tables out; model files
-#   experiment      arms that differ in their rows alone; intervals; strong classifiers; prediction; comparison
+#   experiment      arms that differ in their rows alone; intervals; strong classifiers; comparison; prediction
 #   report          one table of measures: fidelity, utility, privacy; figures
 #   command line    arguments, printing, and main -> run: read, train, draw, predict, judge, write
 
@@ -79,7 +79,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -1974,7 +1974,7 @@ class Classifier(Network):
         """The same as one graph for any number of rows."""
         return tf.function(self.probabilities, autograph=False, reduce_retracing=True)
 
-    def predict_proba(self, x: np.ndarray | tf.Tensor) -> np.ndarray:
+    def predict(self, x: np.ndarray | tf.Tensor) -> np.ndarray:
         """Return the probability of each type (rows, types) for standardised genes."""
         starts = range(0, len(x), EVALUATION_ROWS)
         return np.concatenate([self.probabilities_in_graph(x[at : at + EVALUATION_ROWS]).numpy() for at in starts])
@@ -2081,6 +2081,10 @@ class Factors:
             squared = np.maximum(distance[:, label] - explained, 0) / self.mean_error[label] ** 2
             log_density[:, label] = -(squared + log_determinant) / 2
         return log_density - np.log(self.noise.astype(float)).sum() - genes * math.log(2 * math.pi) / 2
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Return the probability of each type (rows, types) by Bayes' rule with equal priors."""
+        return scipy.special.softmax(self.log_density(x), axis=1)
 
 
 def truncated_pca(residuals: np.ndarray, latent: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -3358,6 +3362,7 @@ PLOT_EPOCHS = 20
 SIDE_BY_SIDE = 2**30  # bytes of rows in trainings at once, but one
 TRAINING_TEMPERATURE = 1.5  # of samples to train on: tests/benchmarks/generator.py
 CONTROL = "copies"  # real samples drawn again, as many and of the same types as the synthetic ones
+NETWORK_ALONE = "real, same steps"
 
 
 @dataclass(frozen=True)
@@ -3373,14 +3378,8 @@ class ExperimentConfig:
     compare: bool = False
     plot: bool = False
 
-    @property
-    def scored_epochs(self) -> list[int]:
-        """The epochs after which each training is scored."""
-        return sorted({self.classifier_epochs, *(range(1, PLOT_EPOCHS + 1) if self.plot else ())})
 
-
-@dataclass(frozen=True)
-class Started:
+class Started(NamedTuple):
     """Reported when a part of the experiment begins: real, the kind of generator, sampling or augmented."""
 
     what: str
@@ -3388,27 +3387,16 @@ class Started:
     n_synthetic: int = 0
 
 
-@dataclass(frozen=True)
-class Arm:
-    """What the trainings of one arm predicted of the test samples.
+class Sampling(NamedTuple):
+    """How many synthetic samples were drawn, and how fast."""
 
-    predicted (stops, trainings, test samples) holds type codes at each of the scored steps, losses (stops, trainings)
-    the mean cross-entropies.
-    """
-
-    name: str
-    steps: list[int]
-    predicted: np.ndarray
-    losses: np.ndarray
-
-    def at(self, step: int) -> np.ndarray:
-        """Return what was predicted after that many steps (trainings, test samples)."""
-        return self.predicted[self.steps.index(step)]
+    n: int
+    seconds: float
+    samples_per_second: float
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Mean and sd of a score over trainings, and the score of each."""
+class Scores(NamedTuple):
+    """Mean and sd of a score over trainings, and the score of each; one training has no sd."""
 
     mean: float
     sd: float | None
@@ -3416,9 +3404,28 @@ class Scores:
 
     @classmethod
     def of(cls, values: np.ndarray) -> Scores:
-        """Summarise the scores of several trainings; one has no sd."""
-        sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        return cls(float(np.mean(values)), sd, [float(value) for value in values])
+        """Summarise the scores (trainings,)."""
+        return cls(float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None, values.tolist())
+
+
+class ArmScores(NamedTuple):
+    """How an arm did on the test samples: mean cross-entropy, and accuracy over trainings."""
+
+    name: str
+    loss: float
+    accuracy: Scores
+
+
+def classifier_trainer(dataset: Dataset, seed: int, workers: Workers = ALONE) -> Trainer:
+    """Return a trainer of a type classifier."""
+    network = Classifier(len(dataset.types), dataset.preprocessing.unit_scale, stream(seed, "classifier weights"))
+    return Trainer(network, dataset.train.x.shape[1], CLASSIFIER_BATCH, CLASSIFIER_RATE, workers)
+
+
+def start_training(trainer: Trainer, rows: Samples, n_real: int, seed: int, number: int = 0) -> None:
+    """Begin one of several trainings of a type classifier on rows, of which the first n_real are real."""
+    weights = initial_weights(trainer.network.network, stream(seed, "classifier weights", number))
+    trainer.start(rows, weights, stream(seed, "classifier order", number), n_real)
 
 
 class ArmTrainer:
@@ -3428,104 +3435,59 @@ class ArmTrainer:
     rows differ. A graph serves one training after another, since making it takes as long as hundreds of steps.
     """
 
-    def __init__(self, dataset: Dataset, trainings: int, seed: int, workers: Workers, n_synthetic: int) -> None:
-        self.dataset, self.trainings, self.seed = dataset, trainings, seed
+    def __init__(
+        self, dataset: Dataset, config: ExperimentConfig, seed: int, workers: Workers, n_synthetic: int
+    ) -> None:
+        self.dataset, self.config, self.seed = dataset, config, seed
         self.test = shared_tensor(dataset.test.x)
         size = 4 * (len(dataset.train) + n_synthetic) * dataset.train.x.shape[1]  # bytes of one training's rows
         self.alone = workers.strategy is not None or CORES * size > SIDE_BY_SIDE
-        at_once = 1 if self.alone else min(trainings, CORES)
+        at_once = 1 if self.alone else min(config.trainings, CORES)
+        self.pool = ThreadPoolExecutor(at_once)
         self.idle: queue.SimpleQueue[Trainer] = queue.SimpleQueue()
         for _ in range(at_once):
-            network = Classifier(
-                len(dataset.types), dataset.preprocessing.unit_scale, stream(seed, "classifier weights")
-            )
-            genes = dataset.train.x.shape[1]
-            self.idle.put(Trainer(network, genes, CLASSIFIER_BATCH, CLASSIFIER_RATE, workers))
-        self.pool = ThreadPoolExecutor(at_once)
+            self.idle.put(classifier_trainer(dataset, seed, workers))
 
     def start(
-        self,
-        name: str,
-        draw_rows: Callable[[int], Samples],
-        epochs: Sequence[int],
-        shown_epochs: int = 0,
-        more_steps: Sequence[int] = (),
-        report: Listener = ignore,
-    ) -> Callable[[], Arm]:
-        """Begin to train on what draw_rows gives for each training; return what waits for the arm.
+        self, draw_rows: Callable[[int], Samples], stops: Sequence[int], report: Listener | None = None
+    ) -> Callable[[], tuple[np.ndarray, float]]:
+        """Begin to train on what draw_rows gives for each training; return what waits for the end.
 
-        It is scored after these epochs and after more_steps. The first shown_epochs of the first training are reported.
+        That returns the type codes predicted of the test samples (trainings, stops, test samples) after these numbers
+        of steps, and the mean cross-entropy at the first of them. The epochs of the first training go to report.
         """
+        dataset, seed = self.dataset, self.seed
 
-        def train(number: int) -> tuple[list[int], np.ndarray, np.ndarray]:
-            trainer = self.idle.get()
+        def train(number: int) -> tuple[np.ndarray, float]:
+            trainer, predicted, losses = self.idle.get(), {}, {}
             try:
-                trainer.start(
-                    draw_rows(number),
-                    initial_weights(trainer.network.network, stream(self.seed, "classifier weights", number)),
-                    stream(self.seed, "classifier order", number),
-                    n_real=len(self.dataset.train),
-                )
-                steps = sorted({*more_steps, *(epoch * trainer.steps_per_epoch for epoch in epochs)})
-                return steps, *self._train(trainer, steps, shown_epochs if number == 0 else 0, report)
+                start_training(trainer, draw_rows(number), len(dataset.train), seed, number)
+                epochs = self.config.classifier_epochs if report and number == 0 else 0
+                shown = {epoch * trainer.steps_per_epoch: epoch for epoch in range(1, epochs + 1)}
+                for stop in sorted({*stops, *shown}):
+                    metrics = trainer.advance(stop - trainer.steps)
+                    if stop in shown:
+                        validated = trainer.network.evaluate(dataset.monitored, stream(seed, "evaluation"))
+                        metrics |= {f"val_{name}": value for name, value in validated.items()}
+                        report(Progress(trainer.steps_per_epoch, max(shown), shown[stop], epochs, metrics))
+                    if stop in stops:
+                        probabilities = trainer.network.predict(self.test)
+                        predicted[stop] = probabilities.argmax(axis=1).astype(np.int16)
+                        of_truth = probabilities[np.arange(len(probabilities)), dataset.test.y]
+                        losses[stop] = -np.log(np.maximum(of_truth, np.finfo(np.float32).tiny)).mean()
             finally:
                 self.idle.put(trainer)
+            return np.array([predicted[stop] for stop in stops]), losses[stops[0]]
 
-        found = self.pool.map(train, range(self.trainings))
+        trainings = self.pool.map(train, range(self.config.trainings))
         if self.alone:
-            found = list(found)  # several workers must sum in the same order; wide tables have no room for more
+            trainings = list(trainings)  # several workers must sum in the same order; wide tables have no room for more
 
-        def wait() -> Arm:
-            steps, predicted, losses = zip(*found, strict=True)
-            return Arm(name, steps[0], np.swapaxes(predicted, 0, 1), np.swapaxes(losses, 0, 1))
+        def wait() -> tuple[np.ndarray, float]:
+            predicted, losses = zip(*trainings, strict=True)
+            return np.array(predicted), float(np.mean(losses))
 
         return wait
-
-    def _train(
-        self, trainer: Trainer, steps: list[int], shown_epochs: int, report: Listener
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Train once; return the predicted codes (stops, test samples) and the mean losses (stops,) at those steps."""
-        y, per_epoch = self.dataset.test.y, trainer.steps_per_epoch
-        shown = [epoch * per_epoch for epoch in range(1, shown_epochs + 1)]
-        predicted, losses = [], []
-        for stop in sorted({*steps, *shown}):
-            metrics = trainer.advance(stop - trainer.steps)
-            if stop in shown:
-                validated = trainer.network.evaluate(self.dataset.monitored, stream(self.seed, "evaluation"))
-                metrics |= {f"val_{name}": value for name, value in validated.items()}
-                report(Progress(per_epoch, shown[-1], stop // per_epoch, shown_epochs, metrics))
-            if stop in steps:
-                probabilities = trainer.network.predict_proba(self.test)
-                predicted.append(probabilities.argmax(1).astype(np.int16))
-                of_truth = probabilities[np.arange(len(y)), y]
-                losses.append(-np.log(np.maximum(of_truth, np.finfo(np.float32).tiny)).mean())
-        return np.array(predicted), np.array(losses)
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How many synthetic samples were drawn, and in how many seconds."""
-
-    n: int
-    seconds: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return its entry in the results."""
-        return {"n": self.n, "seconds": self.seconds, "samples_per_second": self.n / self.seconds}
-
-
-@dataclass(frozen=True)
-class ArmScores:
-    """How an arm did on the test samples: mean cross-entropy, and accuracy over trainings."""
-
-    name: str
-    loss: float
-    accuracy: Scores
-
-    @classmethod
-    def of(cls, arm: Arm, step: int, y: np.ndarray) -> ArmScores:
-        """Score an arm after that many steps against the test samples' type codes."""
-        return cls(arm.name, float(arm.losses[arm.steps.index(step)].mean()), Scores.of((arm.at(step) == y).mean(1)))
 
 
 def draw_copies(real: Samples, labels: np.ndarray, rng: np.random.Generator) -> Samples:
@@ -3550,9 +3512,9 @@ def draw_smote(real: Samples, labels: np.ndarray, n_types: int, rng: np.random.G
     several = np.flatnonzero(counts > 1)
     if len(several) < 2:  # SMOTE wants two types
         return both
-    wanted = np.bincount(labels, minlength=n_types)
+    wanted = counts + np.bincount(labels, minlength=n_types)
     smote = imblearn.over_sampling.SMOTE(
-        sampling_strategy={int(code): int(counts[code] + wanted[code]) for code in several},
+        sampling_strategy={int(code): int(wanted[code]) for code in several},
         k_neighbors=int(min(5, counts[several].min() - 1)),
         random_state=sklearn_seed(rng),
     )
@@ -3566,10 +3528,10 @@ def draw_smote(real: Samples, labels: np.ndarray, n_types: int, rng: np.random.G
 
 @dataclass(frozen=True)
 class Experiment:
-    """What one split has shown: the generator, and each arm's predictions of the test samples, if there are any.
+    """What one split has shown: the generator, and what each arm predicted of the test samples, if there are any.
 
-    labels are the type codes of the synthetic samples of the first training; steps_per_epoch are those of training on
-    real and synthetic samples together.
+    labels are the type codes of the synthetic samples of the first training. arms are, by name, the predicted codes
+    (trainings, stops, test samples): after classifier_epochs and then, for a plot, after 1 to PLOT_EPOCHS.
     """
 
     dataset: Dataset
@@ -3578,64 +3540,36 @@ class Experiment:
     trained: TrainedGenerator
     labels: np.ndarray
     sampling: Sampling | None = None
-    arms: dict[str, Arm] = field(default_factory=dict)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps in which the classifier sees as many samples as real and synthetic ones together."""
-        return math.ceil((len(self.dataset.train) + len(self.labels)) / CLASSIFIER_BATCH)
-
-    @property
-    def steps(self) -> int:
-        """Steps that every arm but `real` is trained for."""
-        return self.config.classifier_epochs * self.steps_per_epoch
+    arms: dict[str, np.ndarray] = field(default_factory=dict)
 
     @functools.cached_property
     def sampler(self) -> Sampler:
         """What draws from the generator."""
         data, trained = self.dataset, self.trained
+        trained_on = "" if trained.privacy else data.trained_on  # a fingerprint would break the guarantee
         names = (data.genes, data.types, data.counts())
-        if trained.privacy:  # which a fingerprint of the private samples would break
-            return Sampler(trained.model, trained.preprocessing, *names, privacy=trained.privacy)
-        return Sampler(trained.model, trained.preprocessing, *names, data.trained_on)
+        return Sampler(trained.model, trained.preprocessing, *names, trained_on, privacy=trained.privacy)
 
-    @functools.cached_property
-    def settings(self) -> dict[str, Any]:
-        """The C of logistic regressions and the shrinkage of LDA, chosen on inner folds of the samples to train on."""
-        train, groups = self.dataset.train, self.dataset.train_groups[: len(self.dataset.train)]
-        choose = functools.partial(
-            choose_setting, samples=train, groups=groups, types=len(self.dataset.types), seed=self.seed
-        )
-        return {"c": choose(fit_logistic_regression, LOGISTIC_C), "shrinkage": choose(fit_lda, LDA_SHRINKAGE)}
+    def sampler_of(self, factors: Factors) -> Sampler:
+        """Return what draws from a factor model instead."""
+        return replace(self.sampler, model=Generator("gaussian", factors, self.dataset.preprocessing.lowest))
 
-    def predicted(self, arm: str, epochs: int | None = None) -> np.ndarray:
-        """Return what an arm predicted (trainings, test samples) after so many epochs, by default those asked for."""
-        epochs = epochs or self.config.classifier_epochs
-        real = math.ceil(len(self.dataset.train) / CLASSIFIER_BATCH)
-        return self.arms[arm].at(epochs * (real if arm == "real" else self.steps_per_epoch))
-
-    def correct(self, arm: str, epochs: int | None = None) -> np.ndarray:
-        """Return where an arm was right (trainings, test samples)."""
-        return self.predicted(arm, epochs) == self.dataset.test.y
+    def fit_factors(self, samples: Samples, groups: np.ndarray) -> Factors:
+        """Fit the factor model that the generator started from to other samples."""
+        kind = "gaussian" if self.trained.model.kind == "gaussian" else "cvae"
+        latent = min(len(self.trained.factors.loadings), *samples.x.shape)
+        return fit_start(kind, samples, groups, len(self.dataset.types), latent, self.seed)
 
 
-def compare_peers(classifiers: ArmTrainer, labels: Sequence[np.ndarray], epochs: int, seed: int) -> list[Arm]:
-    """Train the classifier with what one would use instead of this generator: SMOTE, and a Gaussian of each type."""
-    dataset = classifiers.dataset
-    train, n_types = dataset.train, len(dataset.types)
-    factors = fit_gaussian(train, n_types, None, seed)
-    generator = Generator("gaussian", factors, dataset.preprocessing.lowest)
-    gaussian = Sampler(generator, dataset.preprocessing, dataset.genes, dataset.types, dataset.counts())
-
-    def draw_smote_rows(number: int) -> Samples:
-        return draw_smote(train, labels[number], n_types, stream(seed, "SMOTE", number))
-
-    def draw_gaussian_rows(number: int) -> Samples:
-        return gaussian.samples_after(train, dataset.preprocessing, labels[number], seed, f"gaussian {number}")
-
-    peers = {"SMOTE": draw_smote_rows, "gaussian": draw_gaussian_rows}
-    started = [classifiers.start(name, draw, [epochs]) for name, draw in peers.items()]
-    return [wait() for wait in started]
+def draw_peers(experiment: Experiment, labels: Sequence[np.ndarray]) -> dict[str, Callable[[int], Samples]]:
+    """Return, by name, how each training draws its rows with what one would use instead of this generator."""
+    train, fitted, types = experiment.dataset.train, experiment.dataset.preprocessing, len(experiment.dataset.types)
+    seed = experiment.seed
+    gaussian = experiment.sampler_of(fit_gaussian(train, types, None, seed))
+    return {
+        "SMOTE": lambda n: draw_smote(train, labels[n], types, stream(seed, "SMOTE", n)),
+        "gaussian": lambda n: gaussian.samples_after(train, fitted, labels[n], seed, f"gaussian {n}"),
+    }
 
 
 def run_experiment(
@@ -3652,52 +3586,51 @@ def run_experiment(
     Every training draws synthetic samples, and copies for the control, of its own. Reports each part as it begins and
     each result as it is there.
     """
-    counts, train = dataset.counts(), dataset.train
+    train, n_real, counts = dataset.train, len(dataset.train), dataset.counts()
     labels = [plan.labels(dataset.types, counts, seed, f"training {n}") for n in range(config.trainings)]
-    classifiers = ArmTrainer(dataset, config.trainings, seed, workers, len(labels[0]))
-    per_epoch = math.ceil((len(train) + len(labels[0])) / CLASSIFIER_BATCH)
-    epochs, own_steps = config.classifier_epochs, config.classifier_epochs * math.ceil(len(train) / CLASSIFIER_BATCH)
-    same_steps = [epochs * per_epoch] if config.compare else []
-    shown = {"shown_epochs": epochs, "report": report}
+    n_synthetic = len(labels[0])
+    classifiers = ArmTrainer(dataset, config, seed, workers, n_synthetic)
+    epochs = [config.classifier_epochs, *range(1, PLOT_EPOCHS * config.plot + 1)]
+    own_stops = [epoch * math.ceil(n_real / CLASSIFIER_BATCH) for epoch in epochs]
+    stops = [epoch * math.ceil((n_real + n_synthetic) / CLASSIFIER_BATCH) for epoch in epochs]
+    same_steps = stops[:1] if config.compare else []
 
-    report(Started("real"))
-    real = classifiers.start("real", lambda number: train, config.scored_epochs, more_steps=same_steps, **shown)()
-    report(ArmScores.of(real, own_steps, dataset.test.y))
+    def finish(name: str, wait: Callable[[], tuple[np.ndarray, float]]) -> np.ndarray:
+        predicted, loss = wait()
+        report(ArmScores(name, loss, Scores.of((predicted[:, 0] == dataset.test.y).mean(axis=1))))
+        return predicted
 
     def draw_control(number: int) -> Samples:
         return draw_copies(train, labels[number], stream(seed, "copies", number))
 
-    control = classifiers.start(CONTROL, draw_control, config.scored_epochs)  # meanwhile, since it needs no generator
+    def draw_synthetic(number: int) -> Samples:
+        drawn = (labels[number], seed, f"training {number}", config.temperature)
+        return experiment.sampler.samples_after(train, dataset.preprocessing, *drawn)
+
+    report(Started("real"))
+    real = finish("real", classifiers.start(lambda number: train, own_stops + same_steps, report))
+    control = classifiers.start(draw_control, stops)  # meanwhile, since it needs no generator
     report(Started(model.kind))
     trained = train_generator(model, dataset, seed, workers, report)
     report(trained)
     experiment = Experiment(dataset, config, seed, trained, labels[0])
-    sampler = experiment.sampler
 
-    def draw_synthetic(number: int) -> Samples:
-        return sampler.samples_after(
-            train, dataset.preprocessing, labels[number], seed, f"training {number}", config.temperature
-        )
-
-    report(Started("sampling", n_synthetic=len(labels[0])))
+    report(Started("sampling", n_synthetic=n_synthetic))
     start = time.perf_counter()
     first = [draw_synthetic(0)]
-    sampling = Sampling(len(labels[0]), time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    sampling = Sampling(n_synthetic, seconds, n_synthetic / seconds)
     report(sampling)
 
-    report(Started("augmented", dataset.n_training, len(labels[0])))
-    augmented = classifiers.start(
-        "augmented",
-        lambda number: first.pop() if first and number == 0 else draw_synthetic(number),
-        config.scored_epochs,
-        **shown,
-    )()
-    report(ArmScores.of(augmented, epochs * per_epoch, dataset.test.y))
-
-    arms = [real, augmented, control()]
+    report(Started("augmented", dataset.n_training, n_synthetic))
+    augmented = classifiers.start(lambda n: draw_synthetic(n) if n else first.pop(), stops, report)
+    arms = {"real": real, "augmented": finish("augmented", augmented), CONTROL: control()[0]}
     if config.compare:
-        arms += compare_peers(classifiers, labels, epochs, seed)
-    return replace(experiment, sampling=sampling, arms={arm.name: arm for arm in arms})
+        arms[NETWORK_ALONE] = real[:, -1:]
+        peers = draw_peers(experiment, labels)
+        waiting = {name: classifiers.start(draw_rows, same_steps) for name, draw_rows in peers.items()}
+        arms |= {name: wait()[0] for name, wait in waiting.items()}
+    return replace(experiment, sampling=sampling, arms=arms)
 
 
 # ---- inference: how sure a gain is, knowing the noise of trainings, of test samples and of splits ----------------
@@ -3730,9 +3663,9 @@ def noise_of_samples(gains: np.ndarray, y: np.ndarray, groups: np.ndarray, weigh
     """
     trainings = len(gains)
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
-    group_type = y[first]
-    n_groups = np.bincount(group_type, minlength=y.max() + 1)  # of each type
-    type_gain = np.stack([np.bincount(y, gain) / np.maximum(np.bincount(y), 1) for gain in gains])  # (trainings, types)
+    group_type, counts = y[first], np.bincount(y)
+    n_groups = np.bincount(group_type, minlength=len(counts))  # of each type
+    type_gain = np.stack([np.bincount(y, gain) / np.maximum(counts, 1) for gain in gains])  # (trainings, types)
     type_gain[:, n_groups < 2] = (gains @ weights)[:, None]
     deviation = weights * (gains - type_gain[:, y])
     by_group = np.stack([np.bincount(group, row) for row in deviation])  # (trainings, groups)
@@ -3754,15 +3687,13 @@ def gain_interval(
     balanced: bool = False,
     trained: bool = True,
 ) -> Gain:
-    """Return the mean gain of one arm over another on one split, and the interval that holds the expected gain.
+    """Return the mean gain in accuracy of one arm over another on one split, and the interval of the expected gain.
 
-    correct and control are (trainings, test rows), whether an arm was right; training i of both has the same weights
-    and order. An arm without trainings may be (1, rows); trained is False where neither has any. y and groups (rows,)
-    are the test rows' type codes and groups. The gain is in accuracy, or in balanced accuracy.
-
-    Trainings and groups are crossed random effects. Of each the half width is Student's t times the standard error,
-    and the squares add up (Banerjee 1960), which holds at least 95% of normal means however few the trainings are;
-    with Satterthwaite's degrees of freedom it is 87% at two. With one training its noise is unknown: no interval.
+    correct and control (trainings, test rows) say where an arm was right; training i of both has the same weights and
+    order. An arm without trainings may be (1, rows); trained is False where neither has any. y and groups (rows,) are
+    the test rows' type codes and groups. Trainings and groups are crossed random effects. Of each the half width is
+    Student's t times the standard error, and the squares add up (Banerjee 1960), which holds at least 95% of normal
+    means; with Satterthwaite's degrees of freedom it is 87% at two trainings. One does not tell its noise: no interval.
     """
     gains = np.atleast_2d(correct).astype(float) - np.atleast_2d(control)
     weights = balanced_weights(y) if balanced else np.full(len(y), 1 / len(y))
@@ -3806,13 +3737,6 @@ COMPONENT_ROWS = 1000  # that the components are found on
 LOGISTIC_C = (0.01, 0.1, 1.0)  # to choose from
 LDA_SHRINKAGE = (None, 0.4, 0.8)  # to choose from; None is that of Ledoit and Wolf (2004)
 CLASSIFIER_FOLDS = 3  # of the training groups, to choose these and the best classifier on
-MIN_FIT_PERCENTILE = 1.0  # of likelihood; a sample below it belongs to no type
-
-
-class Predictor(Protocol):
-    """Anything that gives the probability of every type (rows, types) for standardised expression (rows, genes)."""
-
-    def predict(self, x: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -3827,56 +3751,33 @@ class LinearClassifier:
         return scipy.special.softmax(x @ self.weights + self.bias, axis=1)
 
 
-@dataclass(frozen=True)
-class BayesRule:
-    """Bayes' rule with equal priors, given the log density (rows, types) of standardised expression (rows, genes)."""
-
-    log_density: Callable[[np.ndarray], np.ndarray]
-
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        """Return the probabilities (rows, types) of standardised expression (rows, genes)."""
-        return scipy.special.softmax(self.log_density(x), axis=1)
+Predictor = LinearClassifier | Factors | Classifier  # all have predict(x): probabilities (rows, types)
 
 
-def principal_components(x: np.ndarray) -> np.ndarray | None:
-    """Return the directions (genes, components) that a classifier sees, None where it sees the genes themselves.
+def project(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return x as a classifier sees it (rows, components), and the directions (genes, components) that it sees.
 
-    They lose nothing of a ridge penalty's solution where genes outnumber at most MAX_COMPONENTS rows.
+    These are the genes themselves, or principal components, which lose nothing of a ridge penalty's solution where
+    genes outnumber at most MAX_COMPONENTS rows.
     """
     rows, genes = x.shape
     if genes <= min(rows, MANY_GENES):
-        return None
-    x = x[np.linspace(0, rows - 1, min(rows, COMPONENT_ROWS)).astype(int)]
-    x = x - x.mean(axis=0)
-    variances, vectors = np.linalg.eigh(x @ x.T)
+        return x, np.eye(genes)
+    some = x[np.linspace(0, rows - 1, min(rows, COMPONENT_ROWS)).astype(int)]
+    some = some - some.mean(axis=0)
+    variances, vectors = np.linalg.eigh(some @ some.T)
     used = np.flatnonzero(variances > 1e-6 * variances[-1])[-MAX_COMPONENTS:]
-    return x.T @ (vectors[:, used] / np.sqrt(variances[used]))
+    directions = some.T @ (vectors[:, used] / np.sqrt(variances[used]))
+    return x @ directions, directions
 
 
 def expand(
-    coefficients: np.ndarray, intercept: np.ndarray, present: np.ndarray, types: int, directions: np.ndarray | None
+    coefficients: np.ndarray, intercept: np.ndarray, present: np.ndarray, types: int, directions: np.ndarray
 ) -> LinearClassifier:
     """Return the classifier over all types and genes, from coefficients (components, present types) and intercept."""
-    if directions is not None:
-        coefficients = directions @ coefficients
-    weights, bias = np.zeros((len(coefficients), types), np.float32), np.full(types, -np.inf, np.float32)
-    weights[:, present], bias[present] = coefficients, intercept
+    weights, bias = np.zeros((len(directions), types), np.float32), np.full(types, -np.inf, np.float32)
+    weights[:, present], bias[present] = directions @ coefficients, intercept
     return LinearClassifier(weights, bias)
-
-
-def fit_logistic_regression(samples: Samples, types: int, setting: float) -> LinearClassifier:
-    """Fit a multinomial logistic regression in which every type counts alike; setting is C, the inverse penalty."""
-    directions = principal_components(samples.x)
-    x = samples.x if directions is None else samples.x @ directions
-    present = np.unique(samples.y)
-    if len(present) == 1:
-        return expand(np.zeros((x.shape[1], 1)), np.zeros(1), present, types, directions)
-    model = sklearn.linear_model.LogisticRegression(C=setting, class_weight="balanced", max_iter=1000, tol=1e-3)
-    model.fit(x, samples.y)
-    coefficients, intercept = model.coef_.T, model.intercept_
-    if len(present) == 2:  # the second type against the first
-        coefficients, intercept = coefficients * [0, 1], intercept * [0, 1]
-    return expand(coefficients, intercept, present, types, directions)
 
 
 def fit_lda(samples: Samples, types: int, setting: float | None) -> LinearClassifier:
@@ -3885,8 +3786,7 @@ def fit_lda(samples: Samples, types: int, setting: float | None) -> LinearClassi
     The covariance within types is the mean of the types', whatever their number of rows, shrunk towards a multiple of
     the identity; types of one row take that of the others. Where no type has two rows, the nearest mean decides.
     """
-    directions = principal_components(samples.x)
-    x = samples.x if directions is None else samples.x @ directions
+    x, directions = project(samples.x)
     present, code, counts = np.unique(samples.y, return_inverse=True, return_counts=True)
     means = np.stack([x[code == label].mean(axis=0) for label in range(len(present))])
     several = counts[code] > 1
@@ -3896,11 +3796,23 @@ def fit_lda(samples: Samples, types: int, setting: float | None) -> LinearClassi
         residuals = (x - means[code])[several] * bessel[code[several], None]
         shrinkage = sklearn.covariance.ledoit_wolf_shrinkage(residuals, True) if setting is None else setting
         shrinkage = max(shrinkage, MIN_VARIANCE)  # so that it can be inverted
-        covariance = residuals.T @ residuals / len(residuals)
-        scale = max(np.trace(covariance) / len(covariance), 1e-12)
-        covariance = (1 - shrinkage) * covariance + shrinkage * scale * np.eye(len(covariance))
+        within = residuals.T @ residuals / len(residuals)
+        covariance *= shrinkage * max(np.trace(within) / len(within), 1e-12)
+        covariance += (1 - shrinkage) * within
     coefficients = np.linalg.solve(covariance, means.T)  # (components, types)
     return expand(coefficients, -(means.T * coefficients).sum(axis=0) / 2, present, types, directions)
+
+
+def fit_logistic_regression(samples: Samples, types: int, setting: float) -> LinearClassifier:
+    """Fit a multinomial logistic regression in which every type counts alike; setting is C, the inverse penalty."""
+    present = np.unique(samples.y)
+    if len(present) == 1:
+        return fit_lda(samples, types, None)  # sklearn wants two types
+    x, directions = project(samples.x)
+    model = sklearn.linear_model.LogisticRegression(C=setting, class_weight="balanced", max_iter=1000, tol=1e-3)
+    model.fit(x, samples.y)
+    each = [0, 1] if len(present) == 2 else 1  # of two types, sklearn has the second against the first
+    return expand(model.coef_.T * each, model.intercept_ * each, present, types, directions)
 
 
 def choose_best_on_inner_folds(
@@ -3922,7 +3834,7 @@ def choose_best_on_inner_folds(
         if len(np.unique(groups[y == label])) == 1:
             fold[y == label] = -1
     held_out = fold >= 0
-    if not held_out.any() or (fold == fold[0]).all():
+    if (fold == fold[0]).all():
         return dict.fromkeys(candidates, math.nan)
     correct = {name: np.zeros(len(y), bool) for name in candidates}
     for number in np.unique(fold[held_out]):
@@ -3943,27 +3855,63 @@ def choose_setting(
     return next(iter(choose_best_on_inner_folds(candidates, samples, groups, seed)))
 
 
-def fit_percentile(log_likelihood: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-    """Return the percentile (samples,) of log-likelihoods among those of held-out training samples.
+# ---- comparison: all classifiers on the same rows, the verdict, and what the experiments of all splits come to ----
 
-    Both are under the density of the type that is predicted. Below the lowest tenth, which may be too few samples to
-    count, the tail is exponential (Pickands 1975).
-    """
-    held_out = np.sort(held_out)
-    percentile = 100 * np.searchsorted(held_out, log_likelihood, side="right") / (len(held_out) + 1)
-    tail = min(max(len(held_out) // 10, 5), len(held_out) - 1)
-    if tail < 1:
-        return percentile
-    threshold = held_out[tail]
-    scale = max(float(np.mean(threshold - held_out[:tail])), 1e-9)
-    in_tail = 100 * tail / len(held_out) * np.exp(np.minimum(log_likelihood - threshold, 0) / scale)
-    return np.where(log_likelihood < threshold, in_tail, percentile)
-
-
-# ---- verdict: what the comparison means, in words ----------------------------------------------------------------
-
-REAL_ROWS_ALONE = ("real", "real, same steps", "copies", "logistic regression", "LDA", "Bayes rule")
+REAL_ROWS_ALONE = ("real", NETWORK_ALONE, CONTROL, "logistic regression", "LDA", "Bayes rule")
+STRONG_CLASSIFIERS = (  # fitted once: they need no training by steps
+    "logistic regression",
+    "logistic regression, with synthetic",
+    "LDA",
+    "LDA, with synthetic",
+    "Bayes rule",
+)
 EQUAL_WITHIN = 0.01  # a classifier that is at most this much better than another is as good
+
+
+class TrainingRows(NamedTuple):
+    """What classifiers are fitted to: real samples, their factor model, and they with synthetic samples after them."""
+
+    real: Samples
+    factors: Factors
+    with_synthetic: Samples
+
+
+def fit_rows(experiment: Experiment, real: Samples, groups: np.ndarray, sampler: Sampler | None = None) -> TrainingRows:
+    """Fit the factor model to real samples, and have it draw the synthetic ones, unless there is a sampler for that."""
+    factors = experiment.fit_factors(real, groups)
+    sampler = sampler or experiment.sampler_of(factors)
+    drawn = (experiment.labels, experiment.seed, "comparison", experiment.config.temperature)
+    return TrainingRows(real, factors, sampler.samples_after(real, experiment.dataset.preprocessing, *drawn))
+
+
+def fit_network(experiment: Experiment, rows: Samples, n_real: int) -> Classifier:
+    """Train the type classifier once on rows, of which the first n_real are real, for as many steps as in the arms."""
+    dataset = experiment.dataset
+    trainer = classifier_trainer(dataset, experiment.seed)
+    start_training(trainer, rows, n_real, experiment.seed)
+    per_epoch = math.ceil((len(dataset.train) + len(experiment.labels)) / CLASSIFIER_BATCH)
+    trainer.advance(experiment.config.classifier_epochs * per_epoch)
+    return trainer.network
+
+
+def classifier_fits(experiment: Experiment) -> dict[str, Callable[[TrainingRows], Predictor]]:
+    """Return, by name, how each classifier is fitted to rows, in the setting that inner folds of the samples choose."""
+    dataset, seed, types = experiment.dataset, experiment.seed, len(experiment.dataset.types)
+    train, groups = dataset.train, dataset.train_groups[: len(dataset.train)]
+    penalty = choose_setting(fit_logistic_regression, LOGISTIC_C, train, groups, types, seed)
+    shrinkage = choose_setting(fit_lda, LDA_SHRINKAGE, train, groups, types, seed)
+    logistic = functools.partial(fit_logistic_regression, types=types, setting=penalty)
+    lda = functools.partial(fit_lda, types=types, setting=shrinkage)
+    network = functools.partial(fit_network, experiment)
+    return {  # of equals, and where none can be scored, the first is taken
+        "LDA": lambda rows: lda(rows.real),
+        "logistic regression": lambda rows: logistic(rows.real),
+        "Bayes rule": lambda rows: rows.factors,
+        NETWORK_ALONE: lambda rows: network(rows.real, len(rows.real)),
+        f"this {experiment.trained.model.kind}": lambda rows: network(rows.with_synthetic, len(rows.real)),
+        "logistic regression, with synthetic": lambda rows: logistic(rows.with_synthetic),
+        "LDA, with synthetic": lambda rows: lda(rows.with_synthetic),
+    }
 
 
 def in_points(gain: Gain) -> str:
@@ -3974,272 +3922,41 @@ def in_points(gain: Gain) -> str:
     return f"{100 * gain.mean:+.2f} ({low:+.2f}..{high:+.2f})"
 
 
-def best_of_each(fold_scores: dict[str, float]) -> tuple[str, str | None]:
+def best_of_each(fold_scores: dict[str, float]) -> tuple[str, str]:
     """Return the best classifier on real rows alone, and the best with synthetic rows, of scores in falling order."""
     alone = next(name for name in fold_scores if name in REAL_ROWS_ALONE)
-    return alone, next((name for name in fold_scores if name not in REAL_ROWS_ALONE), None)
+    return alone, next((name for name in fold_scores if name not in REAL_ROWS_ALONE), "")
 
 
 def verdict(helped: Gain | None, difference: Gain | None, fold_scores: dict[str, float]) -> str:
     """Say whether synthetic rows helped the network, whether they beat real rows alone, and which classifier to use.
 
-    helped is the network's gain over copies, difference that of the best classifier with synthetic rows over the best
-    on real rows alone (best_of_each), both on test samples; None where no synthetic rows were drawn. fold_scores come
-    from choose_best_on_inner_folds, and decide which to use unless the difference does.
+    Takes what ClassifierComparison has; fold_scores decide which classifier to use unless the difference does.
     """
     alone, synthetic = best_of_each(fold_scores)
     if any(map(math.isnan, fold_scores.values())):
         return f"Training samples are too few to tell which classifier is best. Use {alone} here."
-    how = "the best on inner folds of the training samples"
-    if helped is None or difference is None or synthetic is None:
-        return f"No synthetic samples were added. Use {alone}, {how}."
+    use = f"Use {next(iter(fold_scores))}, the best on inner folds of the training samples"
+    if helped is None or difference is None:
+        return f"No synthetic samples were added. {use}."
+    network = "Inconclusive whether synthetic samples help the network"
     low, high = helped.interval or (-math.inf, math.inf)
-    points = f"{in_points(helped)} points over copies of real samples of the same types"
-    if low > 0:
-        network = f"Synthetic samples helped the network: {points}"
-    elif high < 0:
-        network = f"Synthetic samples did harm to the network: {points}"
-    else:
-        network = f"Inconclusive whether synthetic samples help the network: {points}"
-    low, high = difference.interval or (-math.inf, math.inf)
+    if low > 0 or high < 0:
+        network = f"Synthetic samples {'helped' if low > 0 else 'did harm to'} the network"
+    network += f": {in_points(helped)} points over copies of real samples of the same types"
     points = f"{in_points(difference)} points"
-    use = f"Use {next(iter(fold_scores))}, {how}"
+    best = f"Inconclusive whether {synthetic} beats {alone}, the best on real samples alone: {points}"
+    low, high = difference.interval or (-math.inf, math.inf)
     if low > 0:
         best = f"{synthetic} beats {alone}, the best on real samples alone: {points}"
         use = f"Use {synthetic}"
     elif high < EQUAL_WITHIN:
         best = f"{alone} on real samples alone is as good or better: {synthetic} adds {points} to it"
         use = f"Use {alone}, which needs no synthetic samples"
-    else:
-        best = f"Inconclusive whether {synthetic} beats {alone}, the best on real samples alone: {points}"
     return f"{network}. {best}. {use}."
 
 
-# ---- prediction: the types of new samples, by the classifier that does best on inner folds -------------------------
-
-PREDICTION_SUFFIXES = (".tsv", ".csv", ".parquet")
-MIN_SHARED_GENES = 0.5  # of those that the classifier knows
-MAX_HELD_OUT = 2000  # samples that likelihoods are compared with
-MAX_SHIFT = 3.0  # median absolute standardised value of a gene's median: beyond it the scale is another
-
-
-@dataclass(frozen=True)
-class TypeClassifier:
-    """A classifier to keep: what predicts, its name and score on inner folds, and what tells whether it may be asked.
-
-    density gives the log density of each type; likelihoods (quantiles,) are those of held-out samples under that of
-    the type that is predicted, None where they are unknown.
-    """
-
-    name: str
-    score: float
-    predictor: Predictor
-    density: Callable[[np.ndarray], np.ndarray]
-    likelihoods: np.ndarray | None
-
-
-def likelihood_quantiles(density: Callable[[np.ndarray], np.ndarray], x: np.ndarray, seed: int) -> np.ndarray:
-    """Return the quantiles (101,) of the log density of held-out samples under the type that has the highest."""
-    chosen = stream(seed, "held-out likelihoods").permutation(len(x))[:MAX_HELD_OUT]
-    return np.quantile(density(x[chosen]).max(axis=1), np.linspace(0, 1, 101)).astype(np.float32)
-
-
-def held_out_likelihoods(experiment: Experiment) -> np.ndarray | None:
-    """Return the quantiles of test samples' likelihoods, or, where there are none, of those of an inner fold."""
-    dataset, seed = experiment.dataset, experiment.seed
-    kind = "gaussian" if experiment.trained.model.kind == "gaussian" else "cvae"
-    latent, types = len(experiment.trained.factors.loadings), len(dataset.types)
-    samples, groups, held_out = dataset.all_training(), dataset.train_groups, dataset.test.x
-    if not len(held_out):
-        fold = inner_folds(samples.y, groups, CLASSIFIER_FOLDS, stream(seed, "classifier folds"))
-        held_out, groups, samples = samples.x[fold == 0], groups[fold != 0], samples.take(fold != 0)
-    if not len(samples) or not len(held_out):
-        return None
-    factors = fit_start(kind, samples, groups, types, min(latent, *samples.x.shape), seed)
-    return likelihood_quantiles(factors.log_density, held_out, seed)
-
-
-def bayes_rule_of(sampler: Sampler) -> TypeClassifier:
-    """Return the Bayes rule of a generator, which needs no data."""
-    if not sampler.model.conditional:
-        raise RnagenError(
-            f"--predict: a generator of -m {sampler.model.kind} has no density of each type; use -m cvae or gaussian"
-        )
-    density = sampler.model.factors.log_density
-    return TypeClassifier("Bayes rule", math.nan, BayesRule(density), density, sampler.likelihoods)
-
-
-def align_genes(new: Cohort, genes: np.ndarray, path: Path) -> tuple[np.ndarray, int]:
-    """Return the expression (samples, genes) of new samples in these genes, NaN where missing, and how many are."""
-    columns = {gene: column for column, gene in enumerate(new.genes.tolist())}
-    shared = [gene in columns for gene in genes.tolist()]
-    if sum(shared) < MIN_SHARED_GENES * len(genes):
-        raise RnagenError(
-            f"--predict {path}: has {sum(shared)} of the {len(genes)} genes that the classifier knows (genes like "
-            f"{new.genes[:1].tolist()} against {genes[:1].tolist()}), and half are needed; make the names agree"
-        )
-    expression = np.full((len(new.samples), len(genes)), np.nan, np.float32)
-    expression[:, shared] = new.expression[:, [columns[gene] for gene in genes[shared].tolist()]]
-    return expression, len(genes) - sum(shared)
-
-
-def check_scale(x: np.ndarray, expression: np.ndarray, fitted: Preprocessing, path: Path) -> None:
-    """Find out whether new samples, standardised as x, are on the scale that the classifier was trained on."""
-    was_high = np.exp2((fitted.low + fitted.span).max()) > COUNTS_ABOVE  # in the training samples
-    low = np.nanmin(expression) < 0 or (was_high and np.nanmax(expression) <= COUNTS_ABOVE)
-    logged = fitted.transform != "none" and low  # a log scale where counts or TPM are asked for
-    far = np.median(np.abs(np.median(x, axis=0))) > MAX_SHIFT
-    if logged or far:
-        units = {"none": "values as they are", "log2": "TPM or the like", "cpm": "raw counts"}[fitted.transform]
-        raise RnagenError(
-            f"--predict {path}: is on another scale ({np.nanmin(expression):.4g} to {np.nanmax(expression):.4g}) "
-            f"than what the classifier was trained on ({units}); give values in the units of that table"
-        )
-
-
-def type_samples(
-    classifier: TypeClassifier, sampler: Sampler, new: Cohort, path: Path
-) -> tuple[pd.DataFrame, list[str]]:
-    """Type new samples; return a table (Sample, type, probability, fit, a column per type), and notes.
-
-    fit is the percentile of a sample's likelihood among held-out samples: a low one belongs to no type.
-    """
-    fitted = sampler.preprocessing
-    expression, missing = align_genes(new, sampler.genes, path)
-    x = fitted.standardise(expression)
-    check_scale(x, expression, fitted, path)
-    notes = (
-        [f"{missing} of {len(sampler.genes)} genes are missing in {path} and taken at their mean"] if missing else []
-    )
-    probabilities = classifier.predictor.predict(x)  # (samples, types)
-    chosen = probabilities.argmax(axis=1)
-    table = pd.DataFrame(
-        {"Sample": new.samples, "type": sampler.types[chosen], "probability": probabilities.max(axis=1)}
-    )
-    table["fit"] = np.nan
-    if classifier.likelihoods is not None:
-        own = classifier.density(x)[np.arange(len(x)), chosen]
-        table["fit"] = fit_percentile(own, classifier.likelihoods)
-        if strange := int((table["fit"] < MIN_FIT_PERCENTILE).sum()):
-            notes.append(f"{strange} of {len(x)} samples fit their type worse than 99% of held-out ones (column fit)")
-    names = [f"p_{name}" if name in table else name for name in sampler.types]
-    return table.join(pd.DataFrame(probabilities, columns=names)), notes
-
-
-def write_predictions(path: Path, table: pd.DataFrame) -> None:
-    """Write a table of predictions, whole or not at all."""
-    with replacing(path) as beside:
-        if path.suffix == ".parquet":
-            table.to_parquet(beside, index=False)
-        else:
-            table.to_csv(beside, sep="," if path.suffix == ".csv" else "\t", index=False, float_format="%.6g")
-
-
-# ---- comparison: other classifiers on the same rows, and what the experiment comes to ------------------------------
-
-NETWORK_ALONE = "real, same steps"
-STRONG_CLASSIFIERS = (  # fitted once: they need no training by steps
-    "logistic regression",
-    "logistic regression, with synthetic",
-    "LDA",
-    "LDA, with synthetic",
-    "Bayes rule",
-)
-
-
-class TrainingRows:
-    """Real samples to fit classifiers to, and, made when first asked for, what a generator fitted to them adds.
-
-    Without a sampler it is the factor model that generators start from that draws.
-    """
-
-    def __init__(
-        self, real: Samples, groups: np.ndarray, experiment: Experiment, sampler: Sampler | None = None
-    ) -> None:
-        self.real, self.groups, self.experiment = real, groups, experiment
-        if sampler is not None:
-            self.sampler = sampler
-
-    @functools.cached_property
-    def factors(self) -> Factors:
-        """The factor model of the real samples."""
-        trained, types = self.experiment.trained, len(self.experiment.dataset.types)
-        kind = "gaussian" if trained.model.kind == "gaussian" else "cvae"
-        latent_dim = min(len(trained.factors.loadings), *self.real.x.shape)
-        return fit_start(kind, self.real, self.groups, types, latent_dim, self.experiment.seed)
-
-    @functools.cached_property
-    def sampler(self) -> Sampler:
-        """What draws: the factor model."""
-        generator = Generator("gaussian", self.factors, self.experiment.dataset.preprocessing.lowest)
-        return replace(self.experiment.sampler, model=generator)
-
-    @functools.cached_property
-    def with_synthetic(self) -> Samples:
-        """The real samples and then the synthetic ones."""
-        labels, temperature = self.experiment.labels, self.experiment.config.temperature
-        scale, seed = self.experiment.dataset.preprocessing, self.experiment.seed
-        return self.sampler.samples_after(self.real, scale, labels, seed, "comparison", temperature)
-
-
-@dataclass(frozen=True)
-class NetworkPredictor:
-    """The type classifier, trained."""
-
-    network: Classifier
-
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        """Return the probabilities (rows, types) of standardised expression (rows, genes)."""
-        return self.network.predict_proba(shared_tensor(x))
-
-
-def fit_network(rows: Samples, n_real: int, experiment: Experiment) -> NetworkPredictor:
-    """Train the type classifier once on rows, of which the first n_real are real."""
-    dataset, rng = experiment.dataset, stream(experiment.seed, "classifier weights")
-    network = Classifier(len(dataset.types), dataset.preprocessing.unit_scale, rng)
-    trainer = Trainer(network, rows.x.shape[1], CLASSIFIER_BATCH, CLASSIFIER_RATE)
-    trainer.start(rows, network.copy_weights(), stream(experiment.seed, "classifier order"), n_real)
-    trainer.advance(experiment.steps)
-    return NetworkPredictor(network)
-
-
-def classifier_fits(experiment: Experiment) -> dict[str, Callable[[TrainingRows], Predictor]]:
-    """Return, by name, how each classifier is fitted to rows."""
-    types, kind = len(experiment.dataset.types), experiment.sampler.model.kind
-    settings = experiment.settings
-    logistic = functools.partial(fit_logistic_regression, types=types, setting=settings["c"])
-    lda = functools.partial(fit_lda, types=types, setting=settings["shrinkage"])
-    return {  # of equals, and where none can be scored, the first is taken
-        "LDA": lambda rows: lda(rows.real),
-        "logistic regression": lambda rows: logistic(rows.real),
-        "Bayes rule": lambda rows: BayesRule(rows.factors.log_density),
-        NETWORK_ALONE: lambda rows: fit_network(rows.real, len(rows.real), experiment),
-        f"this {kind}": lambda rows: fit_network(rows.with_synthetic, len(rows.real), experiment),
-        "logistic regression, with synthetic": lambda rows: logistic(rows.with_synthetic),
-        "LDA, with synthetic": lambda rows: lda(rows.with_synthetic),
-    }
-
-
-def score_classifiers(experiment: Experiment, samples: Samples, groups: np.ndarray) -> dict[str, float]:
-    """Return the balanced accuracy of each classifier on inner folds of training samples, the best first."""
-    make_rows = functools.partial(TrainingRows, experiment=experiment)
-    return choose_best_on_inner_folds(classifier_fits(experiment), samples, groups, experiment.seed, make_rows)
-
-
-def choose_classifier(experiment: Experiment) -> TypeClassifier:
-    """Choose the classifier that does best on inner folds of the training samples, and fit it to all of them."""
-    samples, groups = experiment.dataset.all_training(), experiment.dataset.train_groups
-    scores = score_classifiers(experiment, samples, groups)
-    name, score = next(iter(scores.items()))
-    rows = TrainingRows(samples, groups, experiment, experiment.sampler)
-    density = rows.factors.log_density
-    return TypeClassifier(
-        name, score, classifier_fits(experiment)[name](rows), density, held_out_likelihoods(experiment)
-    )
-
-
-@dataclass(frozen=True)
-class ComparedClassifier:
+class ComparedClassifier(NamedTuple):
     """Scores of a classifier on the test samples, means over trainings, and its gain in balanced accuracy."""
 
     name: str
@@ -4251,8 +3968,7 @@ class ComparedClassifier:
         return {"name": self.name, **self.scores, "gain": {"measure": "balanced_accuracy", **asdict(self.gain)}}
 
 
-@dataclass(frozen=True)
-class ClassifierComparison:
+class ClassifierComparison(NamedTuple):
     """How classifiers compare: their scores on test samples and on inner folds (best first), and two gains.
 
     helped is the network's over the control, difference what the best classifier with synthetic samples gains over the
@@ -4265,44 +3981,61 @@ class ClassifierComparison:
     difference: Gain | None
 
 
-def predict_test(experiment: Experiment) -> dict[str, np.ndarray]:
-    """Return what each classifier predicts of the test samples (trainings, test samples), by its name."""
-    arms, dataset = experiment.arms, experiment.dataset
-    predicted = {"real": experiment.predicted("real"), NETWORK_ALONE: arms["real"].at(experiment.steps)}
-    predicted |= {name: arms[name].at(experiment.steps) for name in (CONTROL, "SMOTE", "gaussian")}
-    predicted[f"this {experiment.sampler.model.kind}"] = arms["augmented"].at(experiment.steps)
-    rows = TrainingRows(dataset.train, dataset.train_groups[: len(dataset.train)], experiment, experiment.sampler)
-    fits = classifier_fits(experiment)
-    return predicted | {
-        name: fits[name](rows).predict(dataset.test.x).argmax(axis=1)[None] for name in STRONG_CLASSIFIERS
-    }
+def mean_scores(scores: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the mean of each score by its name."""
+    return {name: float(np.mean([one[name] for one in scores])) for name in scores[0]}
 
 
 def compare_classifiers(experiment: Experiment) -> ClassifierComparison:
     """Compare all arms of an experiment with strong classifiers, fitted without and with synthetic samples."""
-    dataset, y = experiment.dataset, experiment.dataset.test.y
-    predicted = predict_test(experiment)
+    dataset, train, test, arms = experiment.dataset, experiment.dataset.train, experiment.dataset.test, experiment.arms
+    groups, ours = dataset.train_groups[: len(train)], f"this {experiment.trained.model.kind}"
+    predicted = {name: arms[name][:, 0] for name in ("real", NETWORK_ALONE, CONTROL, "SMOTE", "gaussian")}
+    predicted[ours] = arms["augmented"][:, 0]  # (trainings, test samples), as all of these
+    fits, rows = classifier_fits(experiment), fit_rows(experiment, train, groups, experiment.sampler)
+    for name in STRONG_CLASSIFIERS:
+        predicted[name] = fits[name](rows).predict(test.x).argmax(axis=1)[None]
 
     def gain(name: str, over: str) -> Gain:
-        trained = bool({name, over} - {*STRONG_CLASSIFIERS})
-        right, other = predicted[name] == y, predicted[over] == y
-        return gain_interval(right, other, y, dataset.test_groups, balanced=True, trained=trained)
+        right, other = predicted[name] == test.y, predicted[over] == test.y
+        trained = not {name, over} <= {*STRONG_CLASSIFIERS}
+        return gain_interval(right, other, test.y, dataset.test_groups, balanced=True, trained=trained)
 
     compared = []
     for name, codes in predicted.items():
-        scores = [score_predictions(training, y) for training in codes]
-        means = {measure: float(np.mean([one[measure] for one in scores])) for measure in scores[0]}
-        compared.append(ComparedClassifier(name, means, gain(name, CONTROL)))
-    fold_scores = score_classifiers(experiment, dataset.train, dataset.train_groups[: len(dataset.train)])
-    alone, synthetic = best_of_each(fold_scores)
-    if not len(experiment.labels) or synthetic is None:
+        scores = mean_scores([score_predictions(training, test.y) for training in codes])
+        compared.append(ComparedClassifier(name, scores, gain(name, CONTROL)))
+    make_rows = functools.partial(fit_rows, experiment)
+    fold_scores = choose_best_on_inner_folds(fits, train, groups, experiment.seed, make_rows)
+    if not len(experiment.labels):
         return ClassifierComparison(compared, fold_scores, None, None)
-    ours = f"this {experiment.sampler.model.kind}"
+    alone, synthetic = best_of_each(fold_scores)
     return ClassifierComparison(compared, fold_scores, gain(ours, CONTROL), gain(synthetic, alone))
 
 
-@dataclass(frozen=True)
-class Summary:
+def combine_comparisons(comparisons: Sequence[ClassifierComparison], test_fraction: float) -> ClassifierComparison:
+    """Return the comparison over all splits: mean scores, and, where there are several, intervals between splits."""
+
+    def combine(gains: Iterable[Gain | None]) -> Gain | None:
+        known = [gain for gain in gains if gain]
+        if len(comparisons) == 1 or not known:
+            return known[0] if known else None
+        return between_splits(np.array([gain.mean for gain in known]), test_fraction)
+
+    classifiers = []
+    for same in zip(*(one.classifiers for one in comparisons), strict=True):
+        scores = mean_scores([one.scores for one in same])
+        classifiers.append(ComparedClassifier(same[0].name, scores, combine(one.gain for one in same)))
+    fold_scores = mean_scores([one.fold_scores for one in comparisons])
+    return ClassifierComparison(
+        classifiers,
+        dict(sorted(fold_scores.items(), key=lambda item: -item[1])),
+        combine(one.helped for one in comparisons),
+        combine(one.difference for one in comparisons),
+    )
+
+
+class Summary(NamedTuple):
     """What one experiment comes to: accuracy of its arms, the gain over the control, curves and comparison if asked.
 
     curves is (epochs, real / control / augmented, trainings), the accuracies after 1 to PLOT_EPOCHS epochs.
@@ -4317,23 +4050,21 @@ class Summary:
 
     def accuracy(self) -> dict[str, Any]:
         """Return the entry `accuracy` in the results."""
-        scores = {name: asdict(getattr(self, name)) for name in ("real", "same_steps", "augmented")}
+        scores = {name: getattr(self, name)._asdict() for name in ("real", "same_steps", "augmented")}
         return scores | {"gain": {"mean": self.gain.mean, "interval": self.gain.interval}}
 
 
 def summarise(experiment: Experiment) -> Summary:
     """Score the arms of an experiment, with the interval of this one split, and compare classifiers if asked."""
-    arms, y = ("real", CONTROL, "augmented"), experiment.dataset.test.y
-    real, control, augmented = (experiment.predicted(arm) == y for arm in arms)
-    curves = None
-    if experiment.config.plot:
-        epochs = range(1, PLOT_EPOCHS + 1)
-        curves = np.array([[(experiment.predicted(arm, epoch) == y).mean(1) for arm in arms] for epoch in epochs])
+    test, config = experiment.dataset.test, experiment.config
+    arms = [experiment.arms[name] == test.y for name in ("real", CONTROL, "augmented")]
+    real, control, augmented = (arm[:, 0] for arm in arms)
+    curves = [arm[:, 1 : 1 + PLOT_EPOCHS].mean(axis=2).T for arm in arms]  # (epochs, trainings)
     return Summary(
-        *(Scores.of(correct.mean(1)) for correct in (real, control, augmented)),
-        gain_interval(augmented, control, y, experiment.dataset.test_groups),
-        curves,
-        compare_classifiers(experiment) if experiment.config.compare else None,
+        *(Scores.of(correct.mean(axis=1)) for correct in (real, control, augmented)),
+        gain_interval(augmented, control, test.y, experiment.dataset.test_groups),
+        np.stack(curves, axis=1) if config.plot else None,
+        compare_classifiers(experiment) if config.compare else None,
     )
 
 
@@ -4348,37 +4079,148 @@ def accuracy_by_epoch(repeats: Sequence[np.ndarray], test_fraction: float) -> li
         for name, accuracies in zip(("real", "same_steps", "augmented"), curves, strict=True):
             mean = row[name] = float(accuracies.mean())
             if len(repeats) > 1:
-                low, high = between_splits(accuracies.mean(1), test_fraction).interval or (mean, mean)
+                low, high = between_splits(accuracies.mean(axis=1), test_fraction).interval or (mean, mean)
             else:
                 sd = Scores.of(accuracies[0]).sd or 0.0
                 low, high = mean - sd, mean + sd
-            if len(repeats) > 1 or accuracies.shape[1] > 1:
+            if accuracies.size > 1:
                 row |= {f"{name}_low": max(low, 0.0), f"{name}_high": min(high, 1.0)}
         table.append(row)
     return table
 
 
-def combine_comparisons(comparisons: Sequence[ClassifierComparison], test_fraction: float) -> ClassifierComparison:
-    """Return the comparison over several splits: mean scores, and intervals between splits."""
-    if len(comparisons) == 1:
-        return comparisons[0]
+# ---- prediction: the types of new samples, by the classifier that does best on inner folds -----------------------
 
-    def over_splits(gains: Sequence[Gain | None]) -> Gain | None:
-        known = [gain.mean for gain in gains if gain is not None]
-        return between_splits(np.array(known), test_fraction) if known else None
+PREDICTION_SUFFIXES = (".tsv", ".csv", ".parquet")
+MIN_SHARED_GENES = 0.5  # of those that the classifier knows
+MAX_HELD_OUT = 2000  # samples that likelihoods are compared with
+MAX_SHIFT = 3.0  # median absolute standardised value of a gene's median: beyond it the scale is another
+MIN_FIT_PERCENTILE = 1.0  # of likelihood; a sample below it belongs to no type
 
-    classifiers = []
-    for same in zip(*(one.classifiers for one in comparisons), strict=True):
-        means = {measure: float(np.mean([one.scores[measure] for one in same])) for measure in same[0].scores}
-        classifiers.append(ComparedClassifier(same[0].name, means, over_splits([one.gain for one in same])))
-    names = comparisons[0].fold_scores
-    folds = {name: float(np.mean([one.fold_scores[name] for one in comparisons])) for name in names}
-    return ClassifierComparison(
-        classifiers,
-        dict(sorted(folds.items(), key=lambda item: -item[1])),
-        over_splits([one.helped for one in comparisons]),
-        over_splits([one.difference for one in comparisons]),
-    )
+
+class TypeClassifier(NamedTuple):
+    """A classifier to keep: what predicts, its name and score on inner folds, and what tells whether it may be asked.
+
+    density is a Gaussian of each type; likelihoods (quantiles,) are the log densities of held-out samples under that of
+    the likeliest type, None where they are unknown.
+    """
+
+    name: str
+    score: float
+    predictor: Predictor
+    density: Factors
+    likelihoods: np.ndarray | None
+
+
+def held_out_likelihoods(experiment: Experiment) -> np.ndarray | None:
+    """Return the quantiles (101,) of held-out samples' log densities under the type that has the highest.
+
+    Held out are the test samples, or, where there are none, those of an inner fold.
+    """
+    dataset, seed = experiment.dataset, experiment.seed
+    samples, groups, held_out = dataset.all_training(), dataset.train_groups, dataset.test.x
+    if not len(held_out):
+        fold = inner_folds(samples.y, groups, CLASSIFIER_FOLDS, stream(seed, "classifier folds"))
+        held_out, groups, samples = samples.x[fold == 0], groups[fold != 0], samples.take(fold != 0)
+    if not len(samples):
+        return None
+    chosen = stream(seed, "held-out likelihoods").permutation(len(held_out))[:MAX_HELD_OUT]
+    log_density = experiment.fit_factors(samples, groups).log_density(held_out[chosen])
+    return np.quantile(log_density.max(axis=1), np.linspace(0, 1, 101)).astype(np.float32)
+
+
+def choose_classifier(experiment: Experiment) -> TypeClassifier:
+    """Choose the classifier that does best on inner folds of the training samples, and fit it to all of them."""
+    samples, groups = experiment.dataset.all_training(), experiment.dataset.train_groups
+    fits, make_rows = classifier_fits(experiment), functools.partial(fit_rows, experiment)
+    scores = choose_best_on_inner_folds(fits, samples, groups, experiment.seed, make_rows)
+    name, score = next(iter(scores.items()))
+    rows = fit_rows(experiment, samples, groups, experiment.sampler)
+    return TypeClassifier(name, score, fits[name](rows), rows.factors, held_out_likelihoods(experiment))
+
+
+def bayes_rule_of(sampler: Sampler) -> TypeClassifier:
+    """Return the Bayes rule of a generator, which needs no data."""
+    factors, kind = sampler.model.factors, sampler.model.kind
+    if not sampler.model.conditional:
+        raise RnagenError(f"--predict: a generator of -m {kind} has no density of each type; use -m cvae or gaussian")
+    return TypeClassifier("Bayes rule", math.nan, factors, factors, sampler.likelihoods)
+
+
+def fit_percentile(log_likelihood: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    """Return the percentile (samples,) of log-likelihoods among those of held-out training samples.
+
+    Both are under the density of the type that is predicted. Below the lowest tenth of these (at least 10), too few to
+    count, the tail is exponential (Pickands 1975).
+    """
+    held_out = np.sort(held_out)
+    percentile = 100 * np.searchsorted(held_out, log_likelihood, side="right") / (len(held_out) + 1)
+    tail = max(len(held_out) // 10, 5)
+    threshold = held_out[tail]
+    scale = max(float(np.mean(threshold - held_out[:tail])), 1e-9)
+    in_tail = 100 * tail / len(held_out) * np.exp(np.minimum(log_likelihood - threshold, 0) / scale)
+    return np.where(log_likelihood < threshold, in_tail, percentile)
+
+
+def align_genes(new: Cohort, genes: np.ndarray, path: Path) -> tuple[np.ndarray, int]:
+    """Return the expression (samples, genes) of new samples in these genes, NaN where missing, and how many are."""
+    columns = pd.Index(new.genes).get_indexer(genes)  # -1 where missing
+    missing = np.count_nonzero(columns < 0)
+    if len(genes) - missing < MIN_SHARED_GENES * len(genes):
+        raise RnagenError(
+            f"--predict {path}: has {len(genes) - missing} of the {len(genes)} genes that the classifier knows (genes "
+            f"like {new.genes[:1].tolist()} against {genes[:1].tolist()}), and half are needed; make the names agree"
+        )
+    expression = new.expression[:, columns]
+    expression[:, columns < 0] = np.nan
+    return expression, missing
+
+
+def check_scale(x: np.ndarray, expression: np.ndarray, fitted: Preprocessing, path: Path) -> None:
+    """Find out whether new samples, standardised as x, are on the scale that the classifier was trained on."""
+    low, high = np.nanmin(expression), np.nanmax(expression)
+    was_high = np.exp2((fitted.low + fitted.span).max()) > COUNTS_ABOVE  # in the training samples
+    logged = fitted.transform != "none" and (low < 0 or (was_high and high <= COUNTS_ABOVE))
+    if logged or np.median(np.abs(np.median(x, axis=0))) > MAX_SHIFT:
+        units = {"none": "values as they are", "log2": "TPM or the like", "cpm": "raw counts"}[fitted.transform]
+        raise RnagenError(
+            f"--predict {path}: is on another scale ({low:.4g} to {high:.4g}) than what the classifier was trained on "
+            f"({units}); give values in the units of that table"
+        )
+
+
+def type_samples(
+    classifier: TypeClassifier, sampler: Sampler, new: Cohort, path: Path
+) -> tuple[pd.DataFrame, list[str]]:
+    """Type new samples; return a table (Sample, type, probability, fit, a column per type), and notes.
+
+    fit is the percentile of a sample's likelihood among held-out samples: a low one belongs to no type.
+    """
+    expression, missing = align_genes(new, sampler.genes, path)
+    x, notes = sampler.preprocessing.standardise(expression), []
+    check_scale(x, expression, sampler.preprocessing, path)
+    if missing:
+        notes.append(f"{missing} of {len(sampler.genes)} genes are missing in {path} and taken at their mean")
+    probabilities = classifier.predictor.predict(x)  # (samples, types)
+    chosen, fit = probabilities.argmax(axis=1), math.nan
+    if classifier.likelihoods is not None:
+        own = classifier.density.log_density(x)[np.arange(len(x)), chosen]
+        fit = fit_percentile(own, classifier.likelihoods)
+        if strange := np.count_nonzero(fit < MIN_FIT_PERCENTILE):
+            notes.append(f"{strange} of {len(x)} samples fit their type worse than 99% of held-out ones (column fit)")
+    table = pd.DataFrame({"Sample": new.samples, "type": sampler.types[chosen], "probability": probabilities.max(1)})
+    table["fit"] = fit
+    names = [f"p_{name}" if name in table else name for name in sampler.types]
+    return table.join(pd.DataFrame(probabilities, columns=names)), notes
+
+
+def write_predictions(path: Path, table: pd.DataFrame) -> None:
+    """Write a table of predictions, whole or not at all."""
+    with replacing(path) as beside:
+        if path.suffix == ".parquet":
+            table.to_parquet(beside, index=False)
+        else:
+            table.to_csv(beside, sep="," if path.suffix == ".csv" else "\t", index=False, float_format="%.6g")
 
 
 # ---- report: one table of measures, each of synthetic samples and, for reference, of real ones -------------------
@@ -5782,8 +5624,7 @@ class Terminal:
                 kept = f"of epoch {event.epoch}" if event.epoch else "before training"
                 self.print(f"Kept the weights {kept}: lowest val_loss")
         elif isinstance(event, Sampling):
-            rate = event.as_dict()["samples_per_second"]
-            self.print(f"Done in {event.seconds:.3f} seconds ({rate:.1f} samples/s).")
+            self.print(f"Done in {event.seconds:.3f} seconds ({event.samples_per_second:.1f} samples/s).")
         elif isinstance(event, ArmScores):
             self.print(f"\n{CLOSINGS[event.name]}\nloss: {event.loss:.4f} - accuracy: {format_scores(event.accuracy)}")
 
@@ -6115,7 +5956,7 @@ def run_repeats(
                 "augmentation": {"n_samples": found.sampling.n, "temperature": config.temperature},
                 "generator": found.trained.as_dict(),
                 "accuracy": summaries[0].accuracy(),
-                "sampling": found.sampling.as_dict(),
+                "sampling": found.sampling._asdict(),
             }
         del found, dataset  # there may be no room for two
     if args.repeats > 1:

@@ -204,8 +204,11 @@ def test_types_of_one_row_or_none(fit: Callable, setting: float | None, genes: i
 
 
 def test_bayes_rule_takes_equal_priors() -> None:
-    rule = rnagen.BayesRule(lambda x: np.stack([-(x[:, 0] ** 2), np.log(3) - x[:, 0] ** 2], axis=1))
-    np.testing.assert_allclose(rule.predict(np.array([[0.0], [50.0]])), [[0.25, 0.75]] * 2)
+    rare_and_common = make_samples((10, 90), 5)
+    factors = rnagen.fit_gaussian(rare_and_common, 2, None, seed=0)
+    x = make_samples((30, 30), 5, seed=1).x
+    density = np.exp(factors.log_density(x).astype(float))
+    np.testing.assert_allclose(factors.predict(x), density / density.sum(axis=1, keepdims=True), rtol=1e-6)
 
 
 def test_best_is_chosen_on_folds_that_no_candidate_saw() -> None:

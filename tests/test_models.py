@@ -114,7 +114,7 @@ def test_a_classifiers_metrics_and_probabilities(samples: rnagen.Samples) -> Non
     network = rnagen.Classifier(TYPES, UNIT, rnagen.stream(1, "classifier weights"))
     logits = network.network(samples.x * UNIT[0] + UNIT[1]).numpy().astype(float)
     chance = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    np.testing.assert_allclose(network.predict_proba(samples.x), chance, rtol=1e-4)
+    np.testing.assert_allclose(network.predict(samples.x), chance, rtol=1e-4)
     found = network.evaluate(samples, rnagen.stream(1, "evaluation"))
     assert found["accuracy"] == pytest.approx((logits.argmax(1) == samples.y).mean())
     assert found["loss"] == pytest.approx(-np.log(chance[np.arange(150), samples.y]).mean(), rel=1e-5)
