@@ -2939,7 +2939,7 @@ class TrainedGenerator:
         return entry if self.model.kind == "gaussian" else entry | {"epoch": self.epoch}
 
 
-def start_training(
+def start_network(
     factors: Factors, samples: Samples, config: ModelConfig, dataset: Dataset, seed: int, workers: Workers
 ) -> Trainer:
     """Return a trainer, on samples, of the network that starts from factors; its rate is planned for all epochs."""
@@ -2976,7 +2976,7 @@ def train_generator(
     if config.kind == "gaussian":
         model = Generator(config.kind, factors, scale.lowest)
         return TrainedGenerator(model, scale, factors, history, 0, 0, time.perf_counter() - start)
-    trainer, epoch = start_training(factors, samples, config, dataset, seed, workers), 0
+    trainer, epoch = start_network(factors, samples, config, dataset, seed, workers), 0
     if validates:
         history, epoch = fit(trainer, config.epochs, dataset.validation, seed, report)
         epoch = workers.gather(epoch)[0]  # the chief's
@@ -2988,7 +2988,7 @@ def train_generator(
     if everything and validates:
         steps, samples = epoch * trainer.steps_per_epoch, dataset.all_training()
         factors = fit_factors(config.kind, samples, dataset.train_groups)
-        trainer = start_training(factors, samples, config, dataset, seed, workers)
+        trainer = start_network(factors, samples, config, dataset, seed, workers)
         if steps:
             trainer.advance(steps)
     model = trainer.network

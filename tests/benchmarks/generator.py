@@ -108,29 +108,31 @@ def try_generators(dataset: rnagen.Dataset, factors: rnagen.Factors, seed: int) 
     labels = rnagen.stream(seed, "labels").choice(dataset.train.y, N_SYNTHETIC)
     nothing = dataset.train.take(np.arange(0))
     for name, model in generators(dataset, factors, seed).items():
-        drawn = sampler(dataset, model).samples_after(nothing, labels, seed, "realism")
+        drawn = sampler(dataset, model).samples_after(nothing, dataset.preprocessing, labels, seed, "realism")
         aucs = [two_sample_auc(drawn.x, dataset.test.x, rnagen.stream(seed, "auc", n)) for n in range(3)]
         yield f"two-sample AUC, {name}", float(np.mean(aucs))
 
 
 def try_real_shares(dataset: rnagen.Dataset, factors: rnagen.Factors, seed: int, steps: int) -> Scores:
     types = len(dataset.types)
-    arms = rnagen.ArmTrainer(dataset, 1, seed, rnagen.ALONE)
+    config = rnagen.ExperimentConfig(trainings=1)
+    arms = rnagen.ArmTrainer(dataset, config, seed, rnagen.ALONE, N_SYNTHETIC)
     labels = rnagen.stream(seed, "labels").integers(types, size=N_SYNTHETIC)
 
-    def balanced_accuracy(name: str, rows: rnagen.Samples) -> float:
-        predicted = arms.run(name, lambda training: rows, [], more_steps=[steps]).at(steps)[0]
-        return rnagen.score_predictions(predicted, dataset.test.y)["balanced_accuracy"]
+    def balanced_accuracy(rows: rnagen.Samples) -> float:
+        predicted, _ = arms.start(lambda training: rows, [steps])()
+        return rnagen.score_predictions(predicted[0, 0], dataset.test.y)["balanced_accuracy"]
 
-    real = balanced_accuracy("real", dataset.train)
+    real = balanced_accuracy(dataset.train)
     models, kept_share = generators(dataset, factors, seed), rnagen.REAL_SHARE
     for share in SHARES:
         rnagen.REAL_SHARE = share
         copies = dataset.train.join(rnagen.draw_copies(dataset.train, labels, rnagen.stream(seed, "copies")))
-        yield f"gain, copies, real share {share:g}", 100 * (balanced_accuracy("copies", copies) - real)
+        yield f"gain, copies, real share {share:g}", 100 * (balanced_accuracy(copies) - real)
         for name in ("plain Gaussians", "and the type's own sd", "and a radius"):
-            rows = sampler(dataset, models[name]).samples_after(dataset.train, labels, seed, "gain", 1.5)
-            yield f"gain, {name}, real share {share:g}", 100 * (balanced_accuracy(name, rows) - real)
+            drawn = (dataset.preprocessing, labels, seed, "gain", rnagen.TRAINING_TEMPERATURE)
+            rows = sampler(dataset, models[name]).samples_after(dataset.train, *drawn)
+            yield f"gain, {name}, real share {share:g}", 100 * (balanced_accuracy(rows) - real)
     rnagen.REAL_SHARE = kept_share
 
 

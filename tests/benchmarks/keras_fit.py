@@ -164,7 +164,7 @@ def train_generator(dataset: rnagen.Dataset, settings: FitSettings) -> keras.Mod
     """Train the CVAE and keep the best epoch."""
     groups, config = dataset.train_groups[: len(dataset.train)], rnagen.ModelConfig()
     factors = rnagen.fit_start("cvae", dataset.train, groups, len(dataset.types), None, SEED)
-    trainer = rnagen.start_training(factors, dataset.train, config, dataset, SEED, rnagen.ALONE)
+    trainer = rnagen.start_network(factors, dataset.train, config, dataset, SEED, rnagen.ALONE)
     model = compile_generator(trainer.network, settings)
     validation = (dataset.validation.x, dataset.validation.y)
     best = keras.callbacks.EarlyStopping("val_loss", patience=config.epochs, mode="min", restore_best_weights=True)
