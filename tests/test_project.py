@@ -127,6 +127,13 @@ def test_benchmarks_have_the_flags_that_they_show(script: Path) -> None:
     assert set(re.findall(r"--\w+", shown)) <= set(re.findall(r"^  (--\w+)", options, re.MULTILINE))
 
 
+@pytest.mark.parametrize("script", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: path.stem)
+def test_scripts_use_what_is_there(script: Path) -> None:
+    nodes = ast.walk(ast.parse(script.read_text()))
+    used = (node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name))
+    assert [node.attr for node in used if node.value.id == "rnagen" and not hasattr(rnagen, node.attr)] == []
+
+
 def test_script_metadata_equals_requirements() -> None:
     text = (ROOT / "rnagen.py").read_text()
     block = re.search(r"^# /// script\n(.*?)^# ///$", text, re.MULTILINE | re.DOTALL)[1]

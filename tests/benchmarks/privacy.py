@@ -67,7 +67,8 @@ def measure(
     members, others = real.samples(training, types), real.samples(test, types)
     drawn = rnagen.Samples(real.standardise(values), labels.astype(np.int32))
     own = factors.log_density(scale.standardise(test.expression)).argmax(1)
-    predictions = rnagen.recognise_types(drawn, others.x), own
+    classifier = rnagen.fit_logistic_regression(drawn, len(types), rnagen.LOGISTIC_C[0])
+    predictions = classifier.predict(others.x).argmax(1), own
     balanced = [rnagen.score_predictions(predicted, others.y)["balanced_accuracy"] for predicted in predictions]
     return [*balanced, two_sample_auc(drawn.x, others.x), tracing_auc(drawn, members, others)], privacy
 
