@@ -5631,17 +5631,10 @@ def takes(convert: Callable[[str], Any], what: str, **options: Any) -> Options:
 
 def number(kind: type, default: Any = None, least: float = 1, most: float = 10**9, metavar: str = "N") -> Options:
     """Return the options of a flag that takes a number from least to most."""
-
-    def convert(word: str) -> Any:
-        return kind(word) if least <= kind(word) <= most else None
-
     what = f"is not a {'whole ' * (kind is int)}number from {least} to {most}"
-    return takes(convert, what, default=default, metavar=metavar)
-
-
-def choice(default: str, *others: str) -> Options:
-    """Return the options of a flag that takes one of several words."""
-    return {"choices": (default, *others), "default": default}
+    return takes(
+        lambda word: kind(word) if least <= kind(word) <= most else None, what, default=default, metavar=metavar
+    )
 
 
 def file_ending_in(*suffixes: str) -> Options:
@@ -5674,17 +5667,17 @@ FLAGS = [  # headings; and flags: names, what --help says, with unit and default
     ("--type_column", "column that holds the types (default: found by its name)", NAME),
     ("--layer", "matrix of an .h5ad file: a layer, or raw (default: X)", NAME),
     ("--data", "without --rnaseq: CANDLE files from cache or network (candle), a simulated cohort, or the first that "
-     "is there (default: auto)", choice("auto", "candle", "simulated")),
+     "is there (default: auto)", {"choices": ("auto", "candle", "simulated"), "default": "auto"}),
     ("-k --top_k_types", "most frequent types kept (default: 20, or all)", number(int, None, 2)),
     ("--transform", "what is trained on: log2(x + 1), log2(CPM + 1) or values as they are (default: auto, by the "
-     "values)", choice("auto", *TRANSFORMS)),
+     "values)", {"choices": ("auto", *TRANSFORMS), "default": "auto"}),
     ("--group_regex", "its capture group in a sample id names the patient or cell line (default: TCGA and CANDLE ids)",
      takes(lambda word: word if re.compile(word).groups else None, NO_GROUP, metavar="REGEX")),
     ("--test_fraction", "share of each type's groups held out; 0 trains on every sample, without the experiment "
      "(default: 0.5)", number(float, 0.5, 0, 0.99, "X")),
     ("--check", "say how the tables are read, and stop (default: off)", SWITCH),
     "generator",
-    ("-m --model", "generator (default: cvae)", choice(*MODEL_NAMES)),
+    ("-m --model", "generator (default: cvae)", {"choices": tuple(MODEL_NAMES), "default": "cvae"}),
     ("-d --latent_dim", "latent dimensions (default: up to 64 by held-out likelihood; 200 for gaussian)",
      number(int, None, 1, MAX_LATENT)),
     ("-e --epochs", "generator's passes over the training samples; the best is kept (default: 20)", number(int, 20)),
@@ -5756,16 +5749,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 COUNT_FLAGS = {"n_samples", "per_type", "balance"}
-ANY_FLAGS = {"results", "seed", "debug"}
+DRAW_FLAGS = COUNT_FLAGS | {"temperature", "output", "shard", "overwrite", "predict"}
 TABLE_FLAGS = {"rnaseq", "types", "type_column", "layer", "data", "transform", "group_regex"}
-SPLIT_FLAGS = {"test_fraction", "train_per_type", "train_ids"}
-JUDGE_FLAGS = ANY_FLAGS | TABLE_FLAGS | SPLIT_FLAGS | {"report"}
-ALONE_FLAGS = {  # of runs that do not train: what else goes with each, and why nothing more does
-    "check": (ANY_FLAGS | TABLE_FLAGS | {"top_k_types"}, "which only reads tables"),
-    "load_model": (
-        JUDGE_FLAGS | COUNT_FLAGS | {"temperature", "output", "shard", "overwrite", "predict"},
-        "whose file settles it",
-    ),
+JUDGE_FLAGS = TABLE_FLAGS | {"test_fraction", "train_per_type", "train_ids", "report"}
+ANY_FLAGS = {"results", "seed", "debug"}
+ALONE_FLAGS = {  # of runs that do not train: what goes with each beside ANY_FLAGS, and why nothing more does
+    "check": (TABLE_FLAGS | {"top_k_types"}, "which only reads tables"),
+    "load_model": (JUDGE_FLAGS | DRAW_FLAGS, "whose file settles it"),
     "report_only": (JUDGE_FLAGS | {"top_k_types"}, "which trains and draws nothing"),
 }
 
@@ -5776,9 +5766,9 @@ def list_conflicts(args: Args, given: set[str]) -> list[tuple[Any, set[str], str
     types = [name for name, _ in args.per_type or ()]
     # fmt: off
     return [
-        *((getattr(args, mode), given - flags - {mode}, f"does not go with --{mode}, {why}")
+        *((getattr(args, mode), given - flags - ANY_FLAGS - {mode}, f"does not go with --{mode}, {why}")
           for mode, (flags, why) in ALONE_FLAGS.items()),
-        (loads and not args.report, JUDGE_FLAGS - ANY_FLAGS, "does not go with --load_model without a --report"),
+        (loads and not args.report, JUDGE_FLAGS, "does not go with --load_model without a --report"),
         (not args.rnaseq, {"types", "type_column"}, "give its expression table by --rnaseq as well"),
         (args.rnaseq, {"data"}, "is for runs without --rnaseq; give one of the two"),
         (not args.rnaseq or args.rnaseq.suffix != ".h5ad", {"layer"}, "is for --rnaseq FILE.h5ad"),
@@ -5910,15 +5900,6 @@ class Terminal:
             self.bar = None
 
 
-def format_cohort(cohort: Cohort) -> list[str]:
-    """Return the lines that say what the data are."""
-    counts = cohort.type_counts()
-    shown = ", ".join(f"{shorten(name, 30)} {count}" for name, count in list(counts.items())[:SHOWN_TYPES])
-    more = f" and {len(counts) - SHOWN_TYPES} more" * (len(counts) > SHOWN_TYPES)
-    size = f"{len(cohort.samples)} samples, {len(cohort.genes)} genes, {len(counts)} types"
-    return [f"Data: {cohort.name}: {size}", wrap(f"Types: {shown}{more}")]
-
-
 def format_transform(transform: str, asked: str) -> str:
     """Return the line that says what is trained on, and why."""
     name, reason = TRANSFORM_NAMES[transform]
@@ -5934,18 +5915,6 @@ def format_check(cohort: Cohort, asked: str) -> list[str]:
         f"Values: {low:g} to {high:g}, {np.isnan(cohort.expression).sum()} missing",
         format_transform(resolve_transform(cohort.expression, asked), asked),
     ]
-
-
-def format_privacy(privacy: dict[str, Any]) -> list[str]:
-    """Return what a differentially private fit guarantees, what is taken as public, and what is not covered."""
-    lines = [
-        f"Privacy: epsilon {privacy['epsilon']:g}, delta {privacy['delta']:g} (mu {privacy['mu']:.3f}) for "
-        f"{privacy['unit']}: no attack on samples drawn or on the saved generator can have an AUC above "
-        f"{privacy['attack_ceiling']:.3f}",
-        f"Taken as public: {'; '.join(privacy['public'])}",
-        "Not covered: accuracy, validation, report, results and figures, which are computed from the private samples",
-    ]
-    return [wrap(line) for line in lines]
 
 
 def format_dataset(dataset: Dataset, cohort: Cohort, args: Args) -> list[str]:
@@ -6086,7 +6055,11 @@ def read_data(args: Args, terminal: Terminal) -> Cohort:
     """Return the data asked for, and print what they are."""
     config = TableConfig(args.rnaseq, args.types, args.type_column, args.layer, args.group_regex, args.data)
     cohort = load_cohort(config, args.seed)
-    terminal.print(*format_cohort(cohort))
+    counts = cohort.type_counts()
+    size = f"{len(cohort.samples)} samples, {len(cohort.genes)} genes, {len(counts)} types"
+    shown = ", ".join(f"{shorten(name, 30)} {count}" for name, count in list(counts.items())[:SHOWN_TYPES])
+    more = f" and {len(counts) - SHOWN_TYPES} more" * (len(counts) > SHOWN_TYPES)
+    terminal.print(f"Data: {cohort.name}: {size}", wrap(f"Types: {shown}{more}"))
     terminal.warn(*cohort.notes)
     return cohort
 
@@ -6099,25 +6072,21 @@ def model_config(args: Args, cohort: Cohort, terminal: Terminal) -> ModelConfig:
         public = read_cohort(TableConfig(args.public, remedy=remedy)) if args.public else None
         training, _ = split_cohort(cohort, args.test_fraction, args.seed, args.train_per_type)
         private = fit_private(training, public, args.epsilon, args.delta, args.transform)
-        terminal.print(*format_privacy(asdict(private[2])))
+        privacy = private[2]
+        lines = (
+            f"Privacy: epsilon {privacy.epsilon:g}, delta {privacy.delta:g} (mu {privacy.mu:.3f}) for {privacy.unit}: "
+            f"no attack on samples drawn or on the saved generator can have an AUC above {privacy.attack_ceiling:.3f}",
+            f"Taken as public: {'; '.join(privacy.public)}",
+            "Not covered: accuracy, validation, report, results and figures, which are computed from the private "
+            "samples",
+        )
+        terminal.print(*map(wrap, lines))
     return ModelConfig(args.model, args.latent_dim, args.epochs, args.batch_size, private)
 
 
-def write_curves(args: Args, cohort: Cohort, table: list[dict[str, float]], terminal: Terminal) -> None:
-    """Write the figure of accuracy by epoch and its numbers."""
-    types = len(set(cohort.types))
-    path = plot_path(args.plot, types, cohort.simulated)
-    band = f"band: sd over {args.trainings} trainings" * (args.trainings > 1)
-    if args.repeats > 1:
-        band = f"band: 95% interval over {args.repeats} splits"
-    draw_accuracy(path, table, f"{cohort.name}, {types} types", band)
-    write_accuracy_table(path.with_suffix(".csv"), table)
-    terminal.print(f"Written to {path} and {path.with_suffix('.csv').name}")
-
-
 def combine_splits(args: Args, cohort: Cohort, summaries: list[Summary], terminal: Terminal) -> dict[str, Any]:
-    """Print what the splits come to together: gain, comparison and curves; return their entries in the results."""
-    results: dict[str, Any] = {}
+    """Print and draw what the splits come to together: gain, comparison and curves; return the results."""
+    results = {"accuracy": summaries[0].accuracy()}
     if args.repeats > 1:
         gain = between_splits(np.array([one.gain.mean for one in summaries]), args.test_fraction)
         chance = f", p {format_p_value(gain.p_value)}" * (gain.p_value is not None)
@@ -6140,24 +6109,16 @@ def combine_splits(args: Args, cohort: Cohort, summaries: list[Summary], termina
         for row in table:
             curves = f"{row['real']:.4f} vs {row['augmented']:.4f} (same steps on real data: {row['same_steps']:.4f})"
             terminal.print(f"# epochs = {row['epochs']}: {curves}")
+        types = len(set(cohort.types))
+        path = plot_path(args.plot, types, cohort.simulated)
+        band = f"band: sd over {args.trainings} trainings" if args.trainings > 1 else ""
+        if args.repeats > 1:
+            band = f"band: 95% interval over {args.repeats} splits"
         if not terminal.quiet:
-            write_curves(args, cohort, table, terminal)
+            draw_accuracy(path, table, f"{cohort.name}, {types} types", band)
+            write_accuracy_table(path.with_suffix(".csv"), table)
+        terminal.print(f"Written to {path} and {path.with_suffix('.csv').name}")
     return results
-
-
-def train_only(
-    dataset: Dataset, plan: SamplingPlan, model: ModelConfig, config: ExperimentConfig, seed: int, *more: Any
-) -> Experiment:
-    """Train a generator as run_experiment does, without the experiment."""
-    workers, terminal = more
-    labels = plan.labels(dataset.types, dataset.counts(), seed, "training 0")
-    terminal(Started(model.kind))
-    trained = train_generator(model, dataset, seed, workers, terminal)
-    terminal(trained)
-    if model.kind != "gaussian" and len(dataset.validation):
-        steps = f"for as many steps as {trained.epoch} epochs had"
-        terminal.print(f"Fitted and trained again on all {dataset.n_training} samples, {steps}")
-    return Experiment(dataset, config, seed, trained, labels)
 
 
 def train(
@@ -6180,16 +6141,21 @@ def train(
     if not len(dataset.validation):
         terminal.warn("too few training samples to set any aside: val_ figures are of the training samples themselves")
     workers = workers.with_devices()
-    run_first = run_experiment if args.test_fraction else train_only
-    experiment = run_first(dataset, plan, model, config, args.seed, workers, terminal)
     results = {"train_samples": dataset.n_training, "test_samples": len(dataset.test)}
-    results["generator"] = experiment.trained.as_dict()
     if not args.test_fraction:
-        return experiment, results
+        labels = plan.labels(dataset.types, dataset.counts(), args.seed, "training 0")
+        terminal(Started(args.model))
+        trained = train_generator(model, dataset, args.seed, workers, terminal)
+        terminal(trained)
+        if trained.history:
+            steps = f"for as many steps as {trained.epoch} epochs had"
+            terminal.print(f"Fitted and trained again on all {dataset.n_training} samples, {steps}")
+        return Experiment(dataset, config, args.seed, trained, labels), results | {"generator": trained.as_dict()}
+    experiment = run_experiment(dataset, plan, model, config, args.seed, workers, terminal)
     summaries = [summarise(experiment)]
     terminal.print(*format_accuracy(summaries[0]))
     results["augmentation"] = {"n_samples": experiment.sampling.n, "temperature": heat}
-    results |= {"sampling": experiment.sampling.as_dict(), "accuracy": summaries[0].accuracy()}
+    results |= {"generator": experiment.trained.as_dict(), "sampling": experiment.sampling.as_dict()}
     for seed in range(args.seed + 1, args.seed + args.repeats):
         one = summarise(run_experiment(split(seed), plan, model, config, seed, workers))  # keeps no rows
         summaries.append(one)
@@ -6250,8 +6216,10 @@ def draw_for_report(sampler: Sampler, types: np.ndarray, temperature: float, see
 
 def find_evaluation(args: Args, real: Cohort, sampler: Sampler | None, terminal: Terminal) -> Evaluation:
     """Return what there is to judge a generator by, or a given table, on the split that it was trained on."""
-    judged = sampler or read_cohort(TableConfig(args.report_only, remedy="add the type of each sample"))
-    terminal.warn(*() if sampler else judged.notes)
+    judged = sampler
+    if args.report_only:
+        judged = read_cohort(TableConfig(args.report_only, remedy="add the type of each sample"))
+        terminal.warn(*judged.notes)
     real, notes = keep_shared(real, judged.genes, judged.types, str(args.report_only or args.load_model))
     terminal.warn(*notes)
     if args.train_ids:
@@ -6262,8 +6230,8 @@ def find_evaluation(args: Args, real: Cohort, sampler: Sampler | None, terminal:
     others = args.load_model and sampler.trained_on != training.fingerprint()
     if others and args.train_ids:
         terminal.warn(f"{args.load_model} was saved with other training samples than those in {args.train_ids}")
-    unknown = UNKNOWN_TRAINING * bool((others or args.report_only) and not args.train_ids)
-    if not sampler:
+    unknown = UNKNOWN_TRAINING if not args.train_ids and (others or args.report_only) else ""
+    if args.report_only:
         return align_for_evaluation(training, test, judged, args.transform, unknown)
     drawn = draw_for_report(sampler, training.types, args.temperature or 1.0, args.seed)
     saved = released_parameters(sampler, drawn.types) if args.save_model or args.load_model else None
@@ -6300,12 +6268,12 @@ def run(args: Args) -> None:
     else:  # it takes part, and leaves no trace
         args.output = args.save_model = args.report = args.results = args.predict = None
 
-    experiment, results = None, {}
+    experiment, cohort, results = None, None, {}
     sampler = load_model(args.load_model) if args.load_model else None
-    cohort = None if args.load_model and not args.report else read_data(args, terminal)
-    if cohort and (trains or args.top_k_types):
-        cohort = keep_top_types(cohort, args.top_k_types)
-    if cohort:
+    if args.report or not args.load_model:
+        cohort = read_data(args, terminal)
+        if trains or args.top_k_types:
+            cohort = keep_top_types(cohort, args.top_k_types)
         results["data"] = describe_cohort(cohort)
     if workers.count > 1:
         workers.check_agreement({"arguments": digest_arguments(args), "tables": results["data"]["sha256"]})
