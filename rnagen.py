@@ -5660,7 +5660,7 @@ MODEL_FILE = file_ending_in(".safetensors")
 NO_GROUP = "is not a regular expression with ( ) around what names the group"
 
 # fmt: off
-FLAGS = [  # headings; and flags: names, what --help says, with unit and default, and options
+FLAGS = [  # headings, and flags: names, what --help says (with unit and default), options
     "data",
     ("--rnaseq", "expression table (default: see --data)", FILE),
     ("--types", "table of sample ids and types (default: a column of --rnaseq)", FILE),
@@ -5752,6 +5752,7 @@ COUNT_FLAGS = {"n_samples", "per_type", "balance"}
 DRAW_FLAGS = COUNT_FLAGS | {"temperature", "output", "shard", "overwrite", "predict"}
 TABLE_FLAGS = {"rnaseq", "types", "type_column", "layer", "data", "transform", "group_regex"}
 JUDGE_FLAGS = TABLE_FLAGS | {"test_fraction", "train_per_type", "train_ids", "report"}
+TEST_FLAGS = {"plot", "classifier_epochs", "trainings", "repeats", "compare", "report", "report_only"}
 ANY_FLAGS = {"results", "seed", "debug"}
 ALONE_FLAGS = {  # of runs that do not train: what goes with each beside ANY_FLAGS, and why nothing more does
     "check": (TABLE_FLAGS | {"top_k_types"}, "which only reads tables"),
@@ -5762,8 +5763,11 @@ ALONE_FLAGS = {  # of runs that do not train: what goes with each beside ANY_FLA
 
 def list_conflicts(args: Args, given: set[str]) -> list[tuple[Any, set[str], str]]:
     """Return what does not go together: whether it matters in this run, what must not be given then, and why."""
-    loads, private = args.load_model, args.epsilon is not None
-    types = [name for name, _ in args.per_type or ()]
+    loads, trains = args.load_model, not (args.load_model or args.report_only)
+    private, gaussian = args.epsilon is not None, args.model == "gaussian"
+    writes = args.output or args.predict or args.report
+    ways, types = COUNT_FLAGS & given, [name for name, _ in args.per_type or ()]
+    endings, out = " ".join(PREDICTION_SUFFIXES), args.predict and args.predict[1]
     # fmt: off
     return [
         *((getattr(args, mode), given - flags - ANY_FLAGS - {mode}, f"does not go with --{mode}, {why}")
@@ -5772,34 +5776,25 @@ def list_conflicts(args: Args, given: set[str]) -> list[tuple[Any, set[str], str
         (not args.rnaseq, {"types", "type_column"}, "give its expression table by --rnaseq as well"),
         (args.rnaseq, {"data"}, "is for runs without --rnaseq; give one of the two"),
         (not args.rnaseq or args.rnaseq.suffix != ".h5ad", {"layer"}, "is for --rnaseq FILE.h5ad"),
-        (len(COUNT_FLAGS & given) > 1, {"per_type", "balance"},
-         "say how many samples in one way: --n_samples, --per_type or --balance"),
+        (len(ways) > 1, ways - {"n_samples"}, "say how many samples in one way: --n_samples, --per_type or --balance"),
         (len(set(types)) < len(types), {"per_type"}, "a type is named twice; name it once"),
         (loads and not args.output, COUNT_FLAGS | {"shard"}, "is for --output, which is not given"),
-        (loads and not (args.output or args.report or args.predict), {"load_model"},
-         "name the file for its samples by --output"),
+        (loads and not writes, {"load_model"}, "name the file for its samples by --output"),
         (args.train_ids, {"test_fraction", "train_per_type"}, "does not go with --train_ids, which splits the samples"),
         (not loads, {"shard"}, "is for --load_model: draw the parts from one saved generator"),
-        (not loads and not args.report_only, {"train_ids"},
-         "is for --report_only and --load_model; a run knows whom it trains on"),
-        (args.model == "gaussian", {"epochs", "batch_size"},
-         "is for the autoencoders; a Gaussian is not trained in steps"),
+        (trains, {"train_ids"}, "is for --report_only and --load_model; a run knows whom it trains on"),
+        (gaussian, {"epochs", "batch_size"}, "is for the autoencoders; a Gaussian is not trained in steps"),
         (not private, {"delta", "public"}, "is for --epsilon, which is not given"),
-        (args.model != "gaussian", {"epsilon"},
-         "is for -m gaussian; networks are not trained with differential privacy here"),
-        (private, {"compare", "predict"},
-         "does not go with --epsilon: what it fits is not covered by the guarantee"),
+        (not gaussian, {"epsilon"}, "is for -m gaussian; networks are not trained with differential privacy here"),
+        (private, {"compare", "predict"}, "does not go with --epsilon: what it fits is not covered by the guarantee"),
         (private, {"repeats"}, "does not go with --epsilon: every fit would cost as much privacy again"),
-        (args.test_fraction == 0,
-         {"plot", "classifier_epochs", "trainings", "repeats", "compare", "report", "report_only"},
-         "needs test samples; give a --test_fraction above 0"),
-        (args.predict and args.predict[1].suffix not in PREDICTION_SUFFIXES, {"predict"},
-         f"{args.predict and str(args.predict[1])!r} does not end in {' '.join(PREDICTION_SUFFIXES)}"),
+        (not args.test_fraction, TEST_FLAGS, "needs test samples; give a --test_fraction above 0"),
+        (out and out.suffix not in PREDICTION_SUFFIXES, {"predict"}, f"'{out}' does not end in {endings}"),
     ]
     # fmt: on
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> Args:
     """Parse the command line; wrong usage ends the program with status 2."""
     parser = build_parser()
     args = parser.parse_args(argv)
