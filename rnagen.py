@@ -5302,22 +5302,120 @@ def write_accuracy_table(path: Path, table: list[dict[str, float]]) -> None:
 
 # ---- command line: what the user asks for; nothing above knows args -------------------------------------------------
 
-TEMPERATURES = (0.01, 10)  # the least and the most
+Args = argparse.Namespace
+Options = dict[str, Any]  # of add_argument
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
-ANY_FLAGS = {"results", "seed", "debug"}  # what goes with what, where not everything does
-DRAW_FLAGS = {
-    "load_model",
-    "predict",
-    "output",
-    "n_samples",
-    "per_type",
-    "balance",
-    "temperature",
-    "shard",
-    "overwrite",
-}
-DATA_FLAGS = {"rnaseq", "types", "type_column", "layer", "data", "transform", "group_regex", "top_k_types"}
-SPLIT_FLAGS = {"test_fraction", "train_per_type", "train_ids"}
+
+
+def takes(convert: Callable[[str], Any], what: str, **options: Any) -> Options:
+    """Return the options of a flag whose words are converted; where that gives None or an error, a word is refused."""
+
+    def parse(word: str) -> Any:
+        with contextlib.suppress(ValueError, OverflowError, re.error):
+            if (value := convert(word)) is not None:
+                return value
+        raise argparse.ArgumentTypeError(f"{word!r} {what}")
+
+    return {"type": parse, **options}
+
+
+def number(kind: type, default: Any = None, least: float = 1, most: float = 10**9, metavar: str = "N") -> Options:
+    """Return the options of a flag that takes a number from least to most."""
+    what = f"is not a {'whole ' * (kind is int)}number from {least} to {most}"
+    return takes(
+        lambda word: kind(word) if least <= kind(word) <= most else None, what, default=default, metavar=metavar
+    )
+
+
+def file_ending_in(*suffixes: str) -> Options:
+    """Return the options of a flag that takes the name of a file with one of these suffixes."""
+    what = f"does not end in {' '.join(suffixes)}"
+    return takes(lambda word: Path(word) if word.endswith(suffixes) else None, what, metavar="FILE")
+
+
+def type_count(word: str) -> tuple[str, int] | None:
+    """Parse TYPE=N, where the type may hold = too."""
+    match = re.fullmatch(r"(.+)=(\d{1,9})", word, re.DOTALL)
+    return (match[1], int(match[2])) if match else None
+
+
+def shard(word: str) -> tuple[int, int] | None:
+    """Parse I/K, the I-th of K parts."""
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", word)
+    return (int(match[1]), int(match[2])) if match and 1 <= int(match[1]) <= int(match[2]) else None
+
+
+FILE, NAME, SWITCH = {"type": Path, "metavar": "FILE"}, {"metavar": "NAME"}, {"action": "store_true"}
+MODEL_FILE = file_ending_in(".safetensors")
+NO_GROUP = "is not a regular expression with ( ) around what names the group"
+
+# fmt: off
+FLAGS = [  # headings, and flags: names, what --help says (with unit and default), options
+    "data",
+    ("--rnaseq", "expression table (default: see --data)", FILE),
+    ("--types", "table of sample ids and types (default: a column of --rnaseq)", FILE),
+    ("--type_column", "column that holds the types (default: found by its name)", NAME),
+    ("--layer", "matrix of an .h5ad file: a layer, or raw (default: X)", NAME),
+    ("--data", "without --rnaseq: CANDLE files from cache or network (candle), a simulated cohort, or the first that "
+     "is there (default: auto)", {"choices": ("auto", "candle", "simulated"), "default": "auto"}),
+    ("-k --top_k_types", "most frequent types kept (default: 20, or all)", number(int, None, 2)),
+    ("--transform", "what is trained on: log2(x + 1), log2(CPM + 1) or values as they are (default: auto, by the "
+     "values)", {"choices": ("auto", *TRANSFORMS), "default": "auto"}),
+    ("--group_regex", "its capture group in a sample id names the patient or cell line (default: TCGA and CANDLE ids)",
+     takes(lambda word: word if re.compile(word).groups else None, NO_GROUP, metavar="REGEX")),
+    ("--test_fraction", "share of each type's groups held out; 0 trains on every sample, without the experiment "
+     "(default: 0.5)", number(float, 0.5, 0, 0.99, "X")),
+    ("--check", "say how the tables are read, and stop (default: off)", SWITCH),
+    "generator",
+    ("-m --model", "generator (default: cvae)", {"choices": tuple(MODEL_NAMES), "default": "cvae"}),
+    ("-d --latent_dim", "latent dimensions (default: up to 64 by held-out likelihood; 200 for gaussian)",
+     number(int, None, 1, MAX_LATENT)),
+    ("-e --epochs", "generator's passes over the training samples; the best is kept (default: 20)", number(int, 20)),
+    ("-b --batch_size", "generator's samples per training step (default: 128)", number(int, 128)),
+    ("-n --n_samples", "synthetic samples, each of a random type (default: 10000)", number(int, 10_000)),
+    ("--per_type", "synthetic samples of each named type, instead of --n_samples (default: off)",
+     takes(type_count, "is not TYPE=N with a whole number N", nargs="+", action="extend", metavar="TYPE=N")),
+    ("--balance", "bring each type up to the most frequent one, instead of --n_samples (default: off)", SWITCH),
+    ("--temperature", "spread around the type's mean; 1 is that of real samples (default: 1.5 to train on, 1 in files "
+     "and reports)", number(float, None, 0.01, 10, "X")),
+    ("--epsilon", "fit -m gaussian with differential privacy: for one patient, this epsilon (default: off)",
+     number(float, None, 0.001, 1000, "E")),
+    ("--delta", "the delta of --epsilon (default: 1e-05)", number(float, 1e-5, 1e-12, 0.1, "D")),
+    ("--public", "table of other samples that all may know, from which --epsilon takes scale and directions "
+     "(default: none)", FILE),
+    "experiment",
+    ("--classifier_epochs", "classifier's passes over its training samples (default: 2)", number(int, 2)),
+    ("--trainings", "trainings of each classifier, whose mean is reported (default: 5)", number(int, 5, 1, 1000)),
+    ("--train_per_type", "at most N training samples per type (default: all)", number(int)),
+    ("--repeats", "repeat the experiment on R splits, by seeds from --seed on (default: 1)",
+     number(int, 1, 1, 1000, "R")),
+    ("--compare", "compare with copies, SMOTE, a Gaussian and strong classifiers (default: off)", SWITCH),
+    ("--plot", "figure and .csv of 1 to 20 classifier epochs in a folder or .png .pdf .svg (default: off; PATH: here)",
+     {"type": Path, "nargs": "?", "const": Path(), "metavar": "PATH"}),
+    ("--results", "write everything found to this file (default: off)", {"type": Path, "metavar": "FILE.json"}),
+    ("--seed", "seed of everything random (default: 2021)", number(int, 2021, 0)),
+    "report",
+    ("--report", "judge fidelity, utility and privacy: a table, report.json and report.png in this folder "
+     "(default: off)", {"type": Path, "metavar": "DIR"}),
+    ("--report_only", "judge this table, made by any tool, with a column `type`, and stop (default: off)",
+     {"type": Path, "metavar": "SYNTHETIC"}),
+    ("--train_ids", "ids, one per line, that --report_only or --load_model was trained on (default: none; the split by "
+     "--seed)", FILE),
+    "files to keep",
+    ("--output", f"write synthetic samples to a {' '.join(WRITERS)} (default: off)", file_ending_in(*WRITERS)),
+    ("--save_model", "write the generator to a .safetensors (default: off)", MODEL_FILE),
+    ("--load_model", "use a saved generator, without training (default: off)", MODEL_FILE),
+    ("--predict", "type the samples of table NEW by the best classifier into OUT, a .tsv .csv .parquet (default: off)",
+     {"type": Path, "nargs": 2, "metavar": ("NEW", "OUT")}),
+    ("--shard", "with --load_model, draw only the I-th of K parts of --output (default: all)",
+     takes(shard, "is not I/K with I from 1 to K", metavar="I/K")),
+    ("--overwrite", "let tables and models replace a file (default: off)", SWITCH),
+    "about",
+    ("--debug", "show the traceback of an error (default: one line)", SWITCH),
+    ("--version", "print the version and stop", {"action": "version", "version": f"rnagen {__version__}"}),
+    ("-h --help", "print this and stop", {"action": "help"}),
+]
+# fmt: on
 
 
 class Parser(argparse.ArgumentParser):
@@ -5327,245 +5425,77 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"rnagen: {message} (see --help)\n")
 
 
-def whole_number(least: int, most: int = 10**9) -> Callable[[str], int]:
-    """Return a parser of whole numbers from least to most."""
-
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[+-]?\d{1,12}", text) or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
-        return int(text)
-
-    return parse
-
-
-def number(within: Callable[[float], bool], what: str) -> Callable[[str], float]:
-    """Return a parser of numbers that are within bounds, which `what` says in words."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not within(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-        return value
-
-    return parse
-
-
-def type_count(text: str) -> tuple[str, int]:
-    """Parse TYPE=N, where the type may hold = too."""
-    name, _, count = text.rpartition("=")
-    if not name or not re.fullmatch(r"\d{1,9}", count):
-        raise argparse.ArgumentTypeError(f"{text!r} is not TYPE=N with a whole number N")
-    return name, int(count)
-
-
-def shard(text: str) -> tuple[int, int]:
-    """Parse I/K, the I-th of K parts."""
-    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-    part, parts = map(int, match.groups()) if match else (0, 0)
-    if not 1 <= part <= parts:
-        raise argparse.ArgumentTypeError(f"{text!r} is not I/K with I from 1 to K")
-    return part, parts
-
-
-def file_ending_in(*suffixes: str) -> Callable[[str], Path]:
-    """Return a parser of file names with one of these suffixes."""
-
-    def parse(text: str) -> Path:
-        if not text.endswith(suffixes):
-            raise argparse.ArgumentTypeError(f"{text!r} does not end in {' '.join(suffixes)}")
-        return Path(text)
-
-    return parse
-
-
-class PredictAction(argparse.Action):
-    """Takes the two paths of --predict."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
-        try:
-            namespace.predict = Path(values[0]), file_ending_in(*PREDICTION_SUFFIXES)(values[1])
-        except argparse.ArgumentTypeError as error:
-            raise argparse.ArgumentError(self, str(error)) from error
-
-
-def pattern(text: str) -> str:
-    """Parse a regular expression with a capture group."""
-    try:
-        if not re.compile(text).groups:
-            raise argparse.ArgumentTypeError(f"{text!r} has no capture group; put ( ) around what names the group")
-    except (re.error, OverflowError) as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression ({error})") from error
-    return text
-
-
-def add_data_arguments(add: Callable[..., Any]) -> None:
-    add("--rnaseq", type=Path, metavar="FILE", help="expression table (default: see --data)")
-    add("--types", type=Path, metavar="FILE", help="table of sample ids and types (default: a column of --rnaseq)")
-    add("--type_column", metavar="NAME", help="column that holds the types (default: found by its name)")
-    add("--layer", metavar="NAME", help="matrix of an .h5ad file: a layer, or raw (default: X)")
-    sources = (
-        "CANDLE files from cache or network (candle), a simulated cohort, or the first that is there (default: auto)"
-    )
-    add("--data", choices=("auto", "candle", "simulated"), help=f"without --rnaseq: {sources}")
-    add("-k", "--top_k_types", type=whole_number(2), metavar="N", help="most frequent types kept (default: 20, or all)")
-    transforms = "what is trained on: log2(x + 1), log2(CPM + 1) or values as they are (default: auto, by the values)"
-    add("--transform", choices=("auto", *TRANSFORMS), default="auto", help=transforms)
-    grouping = "its capture group in a sample id names the patient or cell line (default: TCGA and CANDLE ids)"
-    add("--group_regex", type=pattern, metavar="REGEX", help=grouping)
-    held_out = "share of each type's groups held out; 0 trains on every sample, without the experiment (default: 0.5)"
-    share = number(lambda value: 0 <= value < 1, "a number of at least 0 and under 1")
-    add("--test_fraction", type=share, default=0.5, metavar="X", help=held_out)
-    add("--check", action="store_true", help="say how the tables are read, and stop (default: off)")
-
-
-def add_generator_arguments(add: Callable[..., Any]) -> None:
-    add("-m", "--model", choices=tuple(MODEL_NAMES), default="cvae", help="generator (default: cvae)")
-    latent = "latent dimensions (default: up to 64 by held-out likelihood; 200 for gaussian)"
-    add("-d", "--latent_dim", type=whole_number(1, MAX_LATENT), metavar="N", help=latent)
-    epochs = "generator's passes over the training samples; the best is kept (default: 20)"
-    add("-e", "--epochs", type=whole_number(1), default=20, metavar="N", help=epochs)
-    batch = "generator's samples per training step (default: 128)"
-    add("-b", "--batch_size", type=whole_number(1), default=128, metavar="N", help=batch)
-    random = "synthetic samples, each of a random type (default: 10000)"
-    add("-n", "--n_samples", type=whole_number(1), default=10_000, metavar="N", help=random)
-    exact = "synthetic samples of each named type, instead of --n_samples (default: off)"
-    add("--per_type", type=type_count, nargs="+", action="extend", metavar="TYPE=N", help=exact)
-    balance = "bring each type up to the most frequent one, instead of --n_samples (default: off)"
-    add("--balance", action="store_true", help=balance)
-    (low, high), spread = TEMPERATURES, "spread around the type's mean; 1 is that of real samples"
-    heat = number(lambda value: low <= value <= high, f"a number from {low} to {high}")
-    add("--temperature", type=heat, metavar="X", help=f"{spread} (default: 1.5 to train on, 1 in files and reports)")
-    positive = number(lambda value: 0 < value < math.inf, "a number above 0")
-    bound = "fit -m gaussian with differential privacy: for one patient, this epsilon (default: off)"
-    add("--epsilon", type=positive, metavar="E", help=bound)
-    small = number(lambda value: 0 < value < 0.1, "a number above 0 and under 0.1")
-    add("--delta", type=small, default=1e-5, metavar="D", help="the delta of --epsilon (default: 1e-05)")
-    known = "table of other samples that all may know, from which --epsilon takes scale and directions (default: none)"
-    add("--public", type=Path, metavar="FILE", help=known)
-
-
-def add_experiment_arguments(add: Callable[..., Any]) -> None:
-    passes = "classifier's passes over its training samples (default: 2)"
-    add("--classifier_epochs", type=whole_number(1), default=2, metavar="N", help=passes)
-    trainings = "trainings of each classifier, whose mean is reported (default: 5)"
-    add("--trainings", type=whole_number(1, 1000), default=5, metavar="N", help=trainings)
-    few = "at most N training samples per type (default: all)"
-    add("--train_per_type", type=whole_number(1), metavar="N", help=few)
-    repeats = "repeat the experiment on R splits, by seeds from --seed on (default: 1)"
-    add("--repeats", type=whole_number(1, 1000), default=1, metavar="R", help=repeats)
-    compare = "compare with copies, SMOTE, a Gaussian and strong classifiers (default: off)"
-    add("--compare", action="store_true", help=compare)
-    figure = "figure and .csv of 1 to 20 classifier epochs in a folder or .png .pdf .svg (default: off; PATH: here)"
-    add("--plot", nargs="?", const=".", metavar="PATH", help=figure)
-    add("--results", type=Path, metavar="FILE.json", help="write everything found to this file (default: off)")
-    add("--seed", type=whole_number(0), default=2021, metavar="N", help="seed of everything random (default: 2021)")
-
-
-def add_report_arguments(add: Callable[..., Any]) -> None:
-    report = "judge fidelity, utility and privacy: a table, report.json and report.png in this folder (default: off)"
-    add("--report", type=Path, metavar="DIR", help=report)
-    foreign = "judge this table, made by any tool, with a column `type`, and stop (default: off)"
-    add("--report_only", type=Path, metavar="SYNTHETIC", help=foreign)
-    ids = "ids, one per line, that --report_only or --load_model was trained on (default: none; the split by --seed)"
-    add("--train_ids", type=Path, metavar="FILE", help=ids)
-
-
-def add_file_arguments(add: Callable[..., Any]) -> None:
-    table_file, model_file = file_ending_in(*WRITERS), file_ending_in(".safetensors")
-    output = f"write synthetic samples to a {' '.join(WRITERS)} (default: off)"
-    add("--output", type=table_file, metavar="FILE", help=output)
-    add("--save_model", type=model_file, metavar="FILE", help="write the generator to a .safetensors (default: off)")
-    add("--load_model", type=model_file, metavar="FILE", help="use a saved generator, without training (default: off)")
-    new = "type the samples of table NEW by the best classifier into OUT, a .tsv .csv .parquet (default: off)"
-    add("--predict", nargs=2, action=PredictAction, metavar=("NEW", "OUT"), help=new)
-    part = "with --load_model, draw only the I-th of K parts of --output (default: all)"
-    add("--shard", type=shard, metavar="I/K", help=part)
-    add("--overwrite", action="store_true", help="let tables and models replace a file (default: off)")
-
-
-ARGUMENTS = {
-    "data": add_data_arguments,
-    "generator": add_generator_arguments,
-    "experiment": add_experiment_arguments,
-    "report": add_report_arguments,
-    "files to keep": add_file_arguments,
-}
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     layout = argparse.RawDescriptionHelpFormatter
     parser = Parser("rnagen.py", description=__doc__, formatter_class=layout, allow_abbrev=False, add_help=False)
-    for title, add_arguments in ARGUMENTS.items():
-        add_arguments(parser.add_argument_group(title).add_argument)
-    add = parser.add_argument_group("about").add_argument
-    add("--debug", action="store_true", help="show the traceback of an error (default: one line)")
-    add("--version", action="version", version=f"rnagen {__version__}", help="print the version and stop")
-    add("-h", "--help", action="help", help="print this and stop")
+    for row in FLAGS:
+        if isinstance(row, str):
+            group = parser.add_argument_group(row)
+        else:
+            names, words, options = row
+            group.add_argument(*names.split(), help=words, **options)
     return parser
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+COUNT_FLAGS = {"n_samples", "per_type", "balance"}
+DRAW_FLAGS = COUNT_FLAGS | {"temperature", "output", "shard", "overwrite", "predict"}
+TABLE_FLAGS = {"rnaseq", "types", "type_column", "layer", "data", "transform", "group_regex"}
+JUDGE_FLAGS = TABLE_FLAGS | {"test_fraction", "train_per_type", "train_ids", "report"}
+TEST_FLAGS = {"plot", "classifier_epochs", "trainings", "repeats", "compare", "report", "report_only"}
+ANY_FLAGS = {"results", "seed", "debug"}
+ALONE_FLAGS = {  # of runs that do not train: what goes with each beside ANY_FLAGS, and why nothing more does
+    "check": (TABLE_FLAGS | {"top_k_types"}, "which only reads tables"),
+    "load_model": (JUDGE_FLAGS | DRAW_FLAGS, "whose file settles it"),
+    "report_only": (JUDGE_FLAGS | {"top_k_types"}, "which trains and draws nothing"),
+}
+
+
+def list_conflicts(args: Args, given: set[str]) -> list[tuple[Any, set[str], str]]:
+    """Return what does not go together: whether it matters in this run, what must not be given then, and why."""
+    loads, trains = args.load_model, not (args.load_model or args.report_only)
+    private, gaussian = args.epsilon is not None, args.model == "gaussian"
+    writes = args.output or args.predict or args.report
+    ways, types = COUNT_FLAGS & given, [name for name, _ in args.per_type or ()]
+    endings, out = " ".join(PREDICTION_SUFFIXES), args.predict and args.predict[1]
+    # fmt: off
+    return [
+        *((getattr(args, mode), given - flags - ANY_FLAGS - {mode}, f"does not go with --{mode}, {why}")
+          for mode, (flags, why) in ALONE_FLAGS.items()),
+        (loads and not args.report, JUDGE_FLAGS, "does not go with --load_model without a --report"),
+        (not args.rnaseq, {"types", "type_column"}, "give its expression table by --rnaseq as well"),
+        (args.rnaseq, {"data"}, "is for runs without --rnaseq; give one of the two"),
+        (not args.rnaseq or args.rnaseq.suffix != ".h5ad", {"layer"}, "is for --rnaseq FILE.h5ad"),
+        (len(ways) > 1, ways - {"n_samples"}, "say how many samples in one way: --n_samples, --per_type or --balance"),
+        (len(set(types)) < len(types), {"per_type"}, "a type is named twice; name it once"),
+        (loads and not args.output, COUNT_FLAGS | {"shard"}, "is for --output, which is not given"),
+        (loads and not writes, {"load_model"}, "name the file for its samples by --output"),
+        (args.train_ids, {"test_fraction", "train_per_type"}, "does not go with --train_ids, which splits the samples"),
+        (not loads, {"shard"}, "is for --load_model: draw the parts from one saved generator"),
+        (trains, {"train_ids"}, "is for --report_only and --load_model; a run knows whom it trains on"),
+        (gaussian, {"epochs", "batch_size"}, "is for the autoencoders; a Gaussian is not trained in steps"),
+        (not private, {"delta", "public"}, "is for --epsilon, which is not given"),
+        (not gaussian, {"epsilon"}, "is for -m gaussian; networks are not trained with differential privacy here"),
+        (private, {"compare", "predict"}, "does not go with --epsilon: what it fits is not covered by the guarantee"),
+        (private, {"repeats"}, "does not go with --epsilon: every fit would cost as much privacy again"),
+        (not args.test_fraction, TEST_FLAGS, "needs test samples; give a --test_fraction above 0"),
+        (out and out.suffix not in PREDICTION_SUFFIXES, {"predict"}, f"'{out}' does not end in {endings}"),
+    ]
+    # fmt: on
+
+
+def parse_arguments(argv: Sequence[str] | None) -> Args:
     """Parse the command line; wrong usage ends the program with status 2."""
-    parser, probe = build_parser(), build_parser()
+    parser = build_parser()
     args = parser.parse_args(argv)
-    for action in probe._actions:
+    for action in parser._actions:
         action.default = argparse.SUPPRESS
-    given = vars(probe.parse_args(argv)).keys()  # what the user gave, defaults given by hand included
-
-    def refuse(names: Iterable[str], why: str) -> None:
-        for name in names:
-            if name in given:
-                parser.error(f"argument --{name}: {why}")
-
-    if args.rnaseq is None:
-        refuse(["types", "type_column"], "give its expression table by --rnaseq as well")
-    else:
-        refuse(["data"], "is for runs without --rnaseq; give one of the two")
-    if args.rnaseq is None or args.rnaseq.suffix != ".h5ad":
-        refuse(["layer"], "is for --rnaseq FILE.h5ad")
-    if len({"n_samples", "per_type", "balance"} & given) > 1:
-        refuse(["balance", "per_type"], "say how many samples in one way: --n_samples, --per_type or --balance")
-    if args.per_type and len(dict(args.per_type)) < len(args.per_type):
-        parser.error("argument --per_type: a type is named twice; name it once")
-    if args.check:
-        refuse(sorted(given - ANY_FLAGS - DATA_FLAGS - {"check"}), "does not go with --check, which only reads tables")
-    elif args.load_model:
-        real = DATA_FLAGS - {"top_k_types"} | SPLIT_FLAGS | {"report"}
-        allowed = ANY_FLAGS | DRAW_FLAGS | (real if args.report else set())
-        refuse(sorted(given - allowed), "does not go with --load_model, whose file settles it")
-        if not args.output:
-            refuse(["n_samples", "per_type", "balance", "shard"], "is for --output, which is not given")
-        if not args.output and not args.report and not args.predict:
-            parser.error("argument --load_model: name the file for its samples by --output")
-    elif args.report_only:
-        allowed = ANY_FLAGS | DATA_FLAGS | SPLIT_FLAGS | {"report", "report_only"}
-        refuse(sorted(given - allowed), "does not go with --report_only, which trains and draws nothing")
-    if args.train_ids:
-        refuse(["test_fraction", "train_per_type"], "does not go with --train_ids, which splits the samples")
-    if not args.load_model:
-        refuse(["shard"], "is for --load_model: draw the parts from one saved generator")
-    if not args.load_model and not args.report_only:
-        refuse(["train_ids"], "is for --report_only and --load_model; a run knows whom it trains on")
-    if args.model == "gaussian":
-        refuse(["epochs", "batch_size"], "is for the autoencoders; a Gaussian is not trained in steps")
-    if args.epsilon is None:
-        refuse(["delta", "public"], "is for --epsilon, which is not given")
-    elif args.model != "gaussian":
-        parser.error("argument --epsilon: is for -m gaussian; networks are not trained with differential privacy here")
-    else:
-        refuse(["compare", "predict"], "does not go with --epsilon: what it fits is not covered by the guarantee")
-        refuse(["repeats"], "does not go with --epsilon: every fit would cost as much privacy again")
-    if args.test_fraction == 0:
-        refuse(
-            ["plot", "classifier_epochs", "trainings", "repeats", "compare", "report", "report_only"],
-            "needs test samples; give a --test_fraction above 0",
-        )
-        if not args.output and not args.save_model and not args.predict:
-            parser.error("argument --test_fraction 0: name what to keep by --output, --save_model or --predict")
+    given = set(vars(parser.parse_args(argv)))  # by the user, defaults given by hand included
+    for matters, flags, why in list_conflicts(args, given):
+        if matters and flags & given:
+            parser.error(f"argument --{min(flags & given)}: {why}")
+    if args.test_fraction == 0 and not (args.output or args.save_model or args.predict):
+        parser.error("argument --test_fraction 0: name what to keep by --output, --save_model or --predict")
     return args
 
 
@@ -5573,11 +5503,50 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 TITLES = {
     "real": "Train a type classifier:",
+    **{kind: f"Train {name}:" for kind, name in MODEL_NAMES.items()},
     "sampling": "Generate {n_synthetic} RNAseq samples:",
     "augmented": "Train a type classifier with synthetic data:\n{n_training} + {n_synthetic} = {total} samples",
 }
 CLOSINGS = {"real": "Evaluate on test data:", "augmented": "Evaluate again on original test data:"}
+COVARIANCES = {  # of a factor model
+    "private": "made of noised statistics alone",
+    "gaussian": "each type's covariance shrunk to the pooled one by Ledoit-Wolf",
+}
+TRANSFORM_NAMES = {  # and what they are chosen by
+    "none": ("none", "values are on their scale"),
+    "log2": ("log2(x + 1)", "values look like TPM"),
+    "cpm": ("log2(CPM + 1), each sample by its own depth", "whole numbers look like counts"),
+}
 SHOWN_TYPES = 10  # of the types with their counts
+
+
+def wrap(line: str) -> str:
+    """Break a line at 80 characters."""
+    return textwrap.fill(line, 80, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def format_event(event: Any) -> str | None:
+    """Return what to print of a result that a computation reports, if anything."""
+    match event:
+        case Started():
+            return "\n" + TITLES[event.what].format(**vars(event), total=event.n_training + event.n_synthetic)
+        case FactorModel(kind, latent):
+            pooled = f"the pooled covariance counts as {latent} samples beside a type's own"
+            return f"Factor model: {latent} latent dimensions, {COVARIANCES.get(kind, pooled)}"
+        case Progress(epoch=0, metrics={"val_loss": loss}):
+            return f"Before training - val_loss: {loss:.4f}"
+        case Progress(metrics=metrics) if metrics:
+            values = " - ".join(f"{name}: {value:.4f}" for name, value in metrics.items())
+            return f"Epoch {event.epoch}/{event.epochs} - {values}"
+        case TrainedGenerator() if event.history and event.epoch < event.epochs:
+            kept = f"of epoch {event.epoch}" if event.epoch else "before training"
+            return f"Kept the weights {kept}: lowest val_loss"
+        case Sampling():
+            return f"Done in {event.seconds:.3f} seconds ({event.n / event.seconds:.1f} samples/s)."
+        case ArmScores(name, loss, accuracy):
+            sd = "" if accuracy.sd is None else f" (sd {accuracy.sd:.4f} over {len(accuracy.values)} trainings)"
+            return f"\n{CLOSINGS[name]}\nloss: {loss:.4f} - accuracy: {accuracy.mean:.4f}{sd}"
+    return None
 
 
 class Terminal:
@@ -5589,52 +5558,24 @@ class Terminal:
     def __init__(self, quiet: bool = False) -> None:
         self.quiet, self.bar = quiet, None
 
-    def print(self, line: str = "") -> None:
-        """Print a line of results, clear of any live bar."""
+    def print(self, *lines: str, file: Any = None) -> None:
+        """Print lines of results, clear of any live bar."""
         if not self.quiet:
-            tqdm.tqdm.write(line, file=sys.stdout)
-            sys.stdout.flush()
+            tqdm.tqdm.write("\n".join(lines), file=file or sys.stdout)
+            (file or sys.stdout).flush()
 
-    def warn(self, message: str) -> None:
-        """Say in one line what the user should know but did not ask for."""
-        if not self.quiet:
-            tqdm.tqdm.write(f"rnagen: {message}", file=sys.stderr)
-            sys.stderr.flush()
+    def warn(self, *notes: str) -> None:
+        """Say, each in one line, what the user should know but did not ask for."""
+        for note in notes:
+            self.print(f"rnagen: {note}", file=sys.stderr)
 
     def __call__(self, event: Any) -> None:
-        """Print what a computation reports."""
+        """Print what a computation reports, and move the live bar on."""
         if isinstance(event, str):
             self.warn(event)
-        elif isinstance(event, Progress):
-            self.print_progress(event)
-        elif isinstance(event, Started):
-            total = event.n_training + event.n_synthetic
-            title = TITLES.get(event.what, f"Train {MODEL_NAMES.get(event.what)}:")
-            values = {"n_training": event.n_training, "n_synthetic": event.n_synthetic, "total": total}
-            self.print("\n" + title.format(**values))
-        elif isinstance(event, FactorModel):
-            shrunk = f"the pooled covariance counts as {event.latent_dim} samples beside a type's own"
-            if event.kind == "private":
-                shrunk = "made of noised statistics alone"
-            if event.kind == "gaussian":
-                shrunk = "each type's covariance shrunk to the pooled one by Ledoit-Wolf"
-            self.print(f"Factor model: {event.latent_dim} latent dimensions, {shrunk}")
-        elif isinstance(event, TrainedGenerator):
-            if event.history and event.epoch < event.epochs:
-                kept = f"of epoch {event.epoch}" if event.epoch else "before training"
-                self.print(f"Kept the weights {kept}: lowest val_loss")
-        elif isinstance(event, Sampling):
-            self.print(f"Done in {event.seconds:.3f} seconds ({event.samples_per_second:.1f} samples/s).")
-        elif isinstance(event, ArmScores):
-            self.print(f"\n{CLOSINGS[event.name]}\nloss: {event.loss:.4f} - accuracy: {format_scores(event.accuracy)}")
-
-    def print_progress(self, event: Progress) -> None:
-        """Move the live bar on; print the line of an epoch that is over."""
-        if event.metrics:
-            line = " - ".join(f"{name}: {value:.4f}" for name, value in event.metrics.items())
-            before = f"Epoch {event.epoch}/{event.epochs}" if event.epoch else "Before training"
-            self.print(f"{before} - {line if event.epoch else line.split(' - ')[0]}")
-        if self.quiet or not sys.stderr.isatty():
+        elif line := format_event(event):
+            self.print(line)
+        if not isinstance(event, Progress) or self.quiet or not sys.stderr.isatty():
             return
         if self.bar is None:
             self.bar = tqdm.tqdm(total=event.all_steps, leave=False)
@@ -5644,109 +5585,60 @@ class Terminal:
             self.bar = None
 
 
-def format_scores(scores: Scores) -> str:
-    """Format the mean of a score over trainings, with its sd where there are several."""
-    spread = "" if scores.sd is None else f" (sd {scores.sd:.4f} over {len(scores.values)} trainings)"
-    return f"{scores.mean:.4f}{spread}"
+def format_transform(transform: str, asked: str) -> str:
+    """Return the line that says what is trained on, and why."""
+    name, reason = TRANSFORM_NAMES[transform]
+    return f"Transform: {name}: {reason if asked == 'auto' else 'as asked'}"
 
 
-def print_cohort(terminal: Terminal, cohort: Cohort) -> None:
-    """Print what the data are, and say what was decided in reading them."""
-    counts = cohort.type_counts()
-    terminal.print(
-        f"Data: {cohort.name}: {len(cohort.samples)} samples, {len(cohort.genes)} genes, {len(counts)} types"
-    )
-    shown = ", ".join(f"{shorten(name, 30)} {count}" for name, count in list(counts.items())[:SHOWN_TYPES])
-    more = f" and {len(counts) - SHOWN_TYPES} more" * (len(counts) > SHOWN_TYPES)
-    terminal.print(textwrap.fill(f"Types: {shown}{more}", 80, subsequent_indent="  ", break_on_hyphens=False))
-    for note in cohort.notes:
-        terminal.warn(note)
-
-
-TRANSFORM_NAMES = {"none": "none", "log2": "log2(x + 1)", "cpm": "log2(CPM + 1), each sample by its own depth"}
-TRANSFORM_REASONS = {
-    "none": "values are on their scale",
-    "log2": "values look like TPM",
-    "cpm": "whole numbers look like counts",
-}
-
-
-def print_privacy(terminal: Terminal, privacy: dict[str, Any]) -> None:
-    """Print what a differentially private fit guarantees, what is taken as public, and what is not covered."""
-    lines = [
-        f"Privacy: epsilon {privacy['epsilon']:g}, delta {privacy['delta']:g} (mu {privacy['mu']:.3f}) for "
-        f"{privacy['unit']}: no attack on samples drawn or on the saved generator can have an AUC above "
-        f"{privacy['attack_ceiling']:.3f}",
-        f"Taken as public: {'; '.join(privacy['public'])}",
-        "Not covered: accuracy, validation, report, results and figures, which are computed from the private samples",
-    ]
-    for line in lines:
-        terminal.print(textwrap.fill(line, 80, subsequent_indent="  ", break_on_hyphens=False))
-
-
-def print_check(terminal: Terminal, cohort: Cohort, asked: str) -> None:
-    """Print the rest of what was understood of a cohort: types, groups, scale and transform."""
-    terminal.print(
-        f"Types from: column {cohort.type_column}" if cohort.type_column else "Types from: the cohort itself"
-    )
-    terminal.print(f"Groups: {len(set(cohort.groups))}, {cohort.grouping}")
+def format_check(cohort: Cohort, asked: str) -> list[str]:
+    """Return the rest of what was understood of a cohort: where types and groups come from, scale and transform."""
     low, high = np.fmin.reduce(cohort.expression, axis=None), np.fmax.reduce(cohort.expression, axis=None)
-    missing = int(np.isnan(cohort.expression).sum())
-    terminal.print(f"Values: {low:g} to {high:g}, {missing} missing")
-    transform = resolve_transform(cohort.expression, asked)
-    why = TRANSFORM_REASONS[transform] if asked == "auto" else "as asked"
-    terminal.print(f"Transform: {TRANSFORM_NAMES[transform]}: {why}")
+    return [
+        f"Types from: {f'column {cohort.type_column}' if cohort.type_column else 'the cohort itself'}",
+        f"Groups: {len(set(cohort.groups))}, {cohort.grouping}",
+        f"Values: {low:g} to {high:g}, {np.isnan(cohort.expression).sum()} missing",
+        format_transform(resolve_transform(cohort.expression, asked), asked),
+    ]
 
 
-def print_dataset(terminal: Terminal, dataset: Dataset, cohort: Cohort, transform: str, limit: int | None) -> None:
-    """Print how a cohort was split and preprocessed; limit is that of training samples per type."""
-    groups = len(set(cohort.groups))
-    terminal.print(
-        f"Top {len(dataset.types)} types: {len(cohort.samples)} samples in {groups} groups: {cohort.grouping}"
-    )
-    terminal.print(
-        f"Split by groups: {dataset.n_training} training samples ({len(dataset.validation)} of them to validate), "
-        f"{len(dataset.test)} test samples"
-    )
-    if limit:
-        terminal.print(f"Training samples limited to {limit} per type")
+def format_dataset(dataset: Dataset, cohort: Cohort, args: Args) -> list[str]:
+    """Return the lines that say how a cohort was split and preprocessed."""
+    size = f"{len(cohort.samples)} samples in {len(set(cohort.groups))} groups"
+    training = f"{dataset.n_training} training samples ({len(dataset.validation)} of them to validate)"
+    lines = [
+        f"Top {len(dataset.types)} types: {size}: {cohort.grouping}",
+        f"Split by groups: {training}, {len(dataset.test)} test samples",
+    ]
     fitted = dataset.preprocessing
-    dropped, unmeasured = (~fitted.kept).sum(), np.isnan(fitted.constant[~fitted.kept]).sum()
-    if dropped:
-        terminal.print(
-            f"Genes dropped: {dropped - unmeasured} constant and {unmeasured} all missing in the training samples"
-        )
+    if args.train_per_type:
+        lines.append(f"Training samples limited to {args.train_per_type} per type")
+    if dropped := np.count_nonzero(~fitted.kept):
+        unmeasured = np.isnan(fitted.constant[~fitted.kept]).sum()
+        counts = f"{dropped - unmeasured} constant and {unmeasured} all missing"
+        lines.append(f"Genes dropped: {counts} in the training samples")
     if dataset.missing:
-        terminal.print(f"Missing values: {dataset.missing} in the training samples, taken as their gene's mean")
+        lines.append(f"Missing values: {dataset.missing} in the training samples, taken as their gene's mean")
     if fitted.transform != "none":
-        why = TRANSFORM_REASONS[fitted.transform] if transform == "auto" else "as asked"
-        terminal.print(
-            f"Transform: {TRANSFORM_NAMES[fitted.transform]}: {why}; synthetic samples come in the table's own units"
-        )
-    if not len(dataset.validation):
-        terminal.warn("too few training samples to set any aside: val_ figures are of the training samples themselves")
+        units = "synthetic samples come in the table's own units"
+        lines.append(f"{format_transform(fitted.transform, args.transform)}; {units}")
+    return lines
 
 
-def print_accuracy(terminal: Terminal, summary: Summary) -> None:
-    """Print what synthetic samples changed, then the control and the interval of this one split."""
+def format_accuracy(summary: Summary) -> list[str]:
+    """Return what synthetic samples changed, then the control and the interval of this one split."""
     real, control, augmented = summary.real.mean, summary.same_steps.mean, summary.augmented.mean
     change = f"{(augmented - real) / real:+.2%}" if real else "n/a"
-    terminal.print(f"Test accuracy change: {change} ({real:.4f} -> {augmented:.4f})")
-    points = f"synthetic data adds {100 * summary.gain.mean:+.2f} points"
-    terminal.print(f"Same training steps on real data alone: {control:.4f} ({points})")
+    interval = "The interval of that gain is unavailable: one training does not tell its noise (--trainings)"
     if summary.gain.interval:
         low, high = (100 * end for end in summary.gain.interval)
-        terminal.print(f"95% interval of that gain, on this one split: {low:+.2f} to {high:+.2f} points")
-    else:
-        terminal.print("The interval of that gain is unavailable: one training does not tell its noise (--trainings)")
-
-
-def print_repeat(terminal: Terminal, repeat: int, repeats: int, summary: Summary) -> None:
-    """Print what one more split has shown, in a line."""
-    accuracies = f"{summary.real.mean:.4f} -> {summary.augmented.mean:.4f}"
-    control = f"same steps on real data {summary.same_steps.mean:.4f}"
-    gain = f"{100 * summary.gain.mean:+.2f} points"
-    terminal.print(f"Repeat {repeat + 1}/{repeats}: {accuracies}, {control} ({gain})")
+        interval = f"95% interval of that gain, on this one split: {low:+.2f} to {high:+.2f} points"
+    gain = f"synthetic data adds {100 * summary.gain.mean:+.2f} points"
+    return [
+        f"Test accuracy change: {change} ({real:.4f} -> {augmented:.4f})",
+        f"Same training steps on real data alone: {control:.4f} ({gain})",
+        interval,
+    ]
 
 
 def format_p_value(p_value: float | None) -> str:
@@ -5754,46 +5646,22 @@ def format_p_value(p_value: float | None) -> str:
     return "" if p_value is None else f"{p_value:.3f}" if p_value >= 0.001 else "<0.001"
 
 
-def print_repeats(terminal: Terminal, repeats: int, gain: Gain) -> None:
-    """Print what the splits have in common."""
-    chance = f", p {format_p_value(gain.p_value)}" * (gain.p_value is not None)
-    terminal.print(f"Over {repeats} splits synthetic data adds {in_points(gain)} points of accuracy{chance}")
-    terminal.print("(95% interval between splits, corrected for the samples that they share)")
-
-
-def print_comparison(terminal: Terminal, comparison: ClassifierComparison, repeats: int) -> None:
-    """Print a table of classifiers, each one's gain over the control, and the verdict."""
-    terminal.print(f"\nCompare classifiers{f' over {repeats} splits' * (repeats > 1)} (gain in balanced accuracy over")
-    terminal.print("copies, in points, with its 95% interval; folds: balanced accuracy on inner folds):")
+def format_comparison(comparison: ClassifierComparison, words: str, repeats: int) -> list[str]:
+    """Return a table of classifiers, each one's gain over the control, and the verdict in words."""
     chance = any(one.gain.p_value is not None for one in comparison.classifiers)
-    terminal.print(f"{'':35s} {'accur.':>6s} {'balan.':>6s} {'folds':>6s} {'gain':>22s}" + "      p" * chance)
+    lines = [
+        f"\nCompare classifiers{f' over {repeats} splits' * (repeats > 1)} (gain in balanced accuracy over",
+        "copies, in points, with its 95% interval; folds: balanced accuracy on inner folds):",
+        f"{'':35s} {'accur.':>6s} {'balan.':>6s} {'folds':>6s} {'gain':>22s}{'      p' * chance}",
+    ]
     for one in comparison.classifiers:
-        fold = comparison.fold_scores.get(one.name, math.nan)
-        scores = f"{one.scores['accuracy']:.4f} {one.scores['balanced_accuracy']:.4f} "
-        scores += f"{'':>6s}" if math.isnan(fold) else f"{fold:.4f}"
-        gain, p_value = in_points(one.gain), format_p_value(one.gain.p_value)
-        if one.name == CONTROL:
-            gain, p_value = "", ""
-        terminal.print(f"{one.name:35s} {scores} {gain:>22s}{f' {p_value:>6s}' * chance}".rstrip())
-    words = verdict(comparison.helped, comparison.difference, comparison.fold_scores)
-    terminal.print(textwrap.fill(words, 80, subsequent_indent="  ", break_on_hyphens=False))
-
-
-def print_epochs(terminal: Terminal, table: Sequence[dict[str, float]]) -> None:
-    """Print accuracy by epoch."""
-    terminal.print("\nPlot test accuracy using models trained with and without synthetic data:")
-    terminal.print("training time: before vs after")
-    for row in table:
-        curves = f"{row['real']:.4f} vs {row['augmented']:.4f} (same steps on real data: {row['same_steps']:.4f})"
-        terminal.print(f"# epochs = {row['epochs']}: {curves}")
-
-
-def print_written(terminal: Terminal, drawn: dict[str, Any], genes: int) -> None:
-    """Print what was written to --output."""
-    part = "" if "shard" not in drawn else f" (part {drawn['shard'][0]} of {drawn['shard'][1]} of {drawn['of']})"
-    hot = f" at temperature {drawn['temperature']:g}" * (drawn["temperature"] != 1)
-    samples = f"{drawn['n']} synthetic samples{part} of {genes} genes{hot}"
-    terminal.print(f"\nWrote {samples} to {drawn['path']} in {drawn['seconds']:.3f} seconds")
+        scores = one.scores | {"folds": comparison.fold_scores.get(one.name, math.nan)}
+        cells = [scores[name] for name in ("accuracy", "balanced_accuracy", "folds")]
+        line = f"{one.name:35s}" + "".join(" " * 7 if math.isnan(cell) else f" {cell:.4f}" for cell in cells)
+        if one.name != CONTROL:
+            line += f" {in_points(one.gain):>22s} {format_p_value(one.gain.p_value):>6s}"
+        lines.append(line.rstrip())
+    return [*lines, wrap(words)]
 
 
 # ---- command line: a run, from tables to files --------------------------------------------------------------------
@@ -5802,9 +5670,8 @@ REPORT_SAMPLES = 5000  # drawn for a report
 REPORT_FILES = ("report.json", "report.png")
 
 
-def plot_path(given: str, types: int, simulated: bool) -> Path:
-    """Return where the figure goes: the published name in the given folder, or the given file, marked if simulated."""
-    path = Path(given)
+def plot_path(path: Path, types: int, simulated: bool) -> Path:
+    """Return where the figure goes: the published name in a folder, or the file itself, marked if simulated."""
     if path.is_dir():
         path /= f"test-accuracy-comparison-{types}-types.png"
     elif path.suffix not in FIGURE_SUFFIXES:
@@ -5812,32 +5679,19 @@ def plot_path(given: str, types: int, simulated: bool) -> Path:
     return path.with_name(f"{path.stem}-simulated{path.suffix}") if simulated else path
 
 
-def planned_outputs(args: argparse.Namespace) -> list[tuple[str, Path]]:
-    """Return the (flag, path) of every file that the run may write."""
-    flags = {"--results": args.results, "--output": args.output, "--save_model": args.save_model}
-    flags["--predict"] = args.predict and args.predict[1]
-    outputs = [(flag, path) for flag, path in flags.items() if path]
-    if args.report:
-        outputs += [("--report", args.report / name) for name in REPORT_FILES]
-    if args.plot is not None:
-        figures = [plot_path(args.plot, args.top_k_types or DEFAULT_TYPES, simulated) for simulated in (False, True)]
-        outputs += [("--plot", path.with_suffix(suffix)) for path in figures for suffix in (path.suffix, ".csv")]
-    return outputs
-
-
-def check_outputs(args: argparse.Namespace) -> None:
+def check_outputs(args: Args) -> None:
     """Find out before any training whether each output can be written; tables and models are replaced only if asked."""
-    inputs = (
-        args.rnaseq,
-        args.types,
-        args.load_model,
-        args.report_only,
-        args.train_ids,
-        args.public,
-        (args.predict or [None])[0],
-    )
+    new, predicted = args.predict or (None, None)
+    inputs = (args.rnaseq, args.types, args.load_model, args.report_only, args.train_ids, args.public, new)
+    outputs = [("--results", args.results), ("--output", args.output), ("--save_model", args.save_model)]
+    outputs += [("--predict", predicted), *(("--report", args.report / name) for name in REPORT_FILES if args.report)]
+    for simulated in (False, True) if args.plot else ():
+        path = plot_path(args.plot, args.top_k_types or DEFAULT_TYPES, simulated)
+        outputs += [("--plot", path), ("--plot", path.with_suffix(".csv"))]
     taken = {path.resolve(): "an input" for path in inputs if path}
-    for flag, path in planned_outputs(args):
+    for flag, path in outputs:
+        if path is None:
+            continue
         folder = path.resolve().parent
         try:
             if path.exists() and not path.is_file():
@@ -5862,21 +5716,12 @@ def write_json(path: Path, results: dict[str, Any]) -> None:
 
 def describe_cohort(cohort: Cohort) -> dict[str, Any]:
     """Return the results' entry for the data."""
-    return {
-        "name": cohort.name,
-        "simulated": cohort.simulated,
-        "samples": len(cohort.samples),
-        "genes": len(cohort.genes),
-        "types": len(set(cohort.types)),
-        "groups": len(set(cohort.groups)),
-        "sha256": cohort.sha256(),
-        "type_counts": cohort.type_counts(),
-        "type_column": cohort.type_column,
-        "notes": list(cohort.notes),
-    }
+    said = {name: getattr(cohort, name) for name in ("name", "simulated", "type_column", "notes")}
+    counts = {name: len(set(getattr(cohort, name))) for name in ("samples", "genes", "types", "groups")}
+    return {**said, **counts, "sha256": cohort.sha256(), "type_counts": cohort.type_counts()}
 
 
-def describe_run(args: argparse.Namespace, workers: Workers) -> dict[str, Any]:
+def describe_run(args: Args, workers: Workers) -> dict[str, Any]:
     """Return what a result depends on: arguments, versions and number of workers."""
     packages = {"tensorflow": tf, "keras": keras, "pandas": pd, "scikit-learn": sklearn, "scipy": scipy}
     loaded = {name: package.__version__ for name, package in packages.items() if package.is_loaded()}
@@ -5884,301 +5729,257 @@ def describe_run(args: argparse.Namespace, workers: Workers) -> dict[str, Any]:
     return {"arguments": vars(args), "versions": versions, "workers": workers.count}
 
 
-def read_data(args: argparse.Namespace, terminal: Terminal) -> Cohort:
-    """Return the data asked for, and print what they are."""
-    config = TableConfig(args.rnaseq, args.types, args.type_column, args.layer, args.group_regex, args.data or "auto")
-    cohort = load_cohort(config, args.seed)
-    print_cohort(terminal, cohort)
-    return cohort
-
-
-def digest_arguments(args: argparse.Namespace) -> str:
+def digest_arguments(args: Args) -> str:
     """Hash the arguments that all workers must have in common; paths and what is done with the results may differ."""
     own = {"rnaseq", "types", "public", "output", "save_model", "predict", "results", "report", "overwrite", "debug"}
     common = {name: value for name, value in vars(args).items() if name not in own} | {"plot": args.plot is not None}
     return hashlib.sha256(json.dumps(common, sort_keys=True, default=str).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class Learned:
-    """What a run has learned: the experiment with its generator, the data, and the results so far."""
+def read_data(args: Args, terminal: Terminal) -> Cohort:
+    """Return the data asked for, and print what they are."""
+    config = TableConfig(args.rnaseq, args.types, args.type_column, args.layer, args.group_regex, args.data)
+    cohort = load_cohort(config, args.seed)
+    counts = cohort.type_counts()
+    size = f"{len(cohort.samples)} samples, {len(cohort.genes)} genes, {len(counts)} types"
+    shown = ", ".join(f"{shorten(name, 30)} {count}" for name, count in list(counts.items())[:SHOWN_TYPES])
+    more = f" and {len(counts) - SHOWN_TYPES} more" * (len(counts) > SHOWN_TYPES)
+    terminal.print(f"Data: {cohort.name}: {size}", wrap(f"Types: {shown}{more}"))
+    terminal.warn(*cohort.notes)
+    return cohort
 
-    experiment: Experiment
-    cohort: Cohort
-    results: dict[str, Any]
 
-
-def model_config(args: argparse.Namespace, cohort: Cohort, terminal: Terminal) -> ModelConfig:
+def model_config(args: Args, cohort: Cohort, terminal: Terminal) -> ModelConfig:
     """Return which generator is asked for; one with differential privacy is fitted here, and its guarantee printed."""
     private = None
     if args.epsilon:
-        public = None
-        if args.public:
-            public = read_cohort(TableConfig(args.public, remedy="add a column `type` of the type of each sample"))
+        remedy = "add a column `type` of the type of each sample"
+        public = read_cohort(TableConfig(args.public, remedy=remedy)) if args.public else None
         training, _ = split_cohort(cohort, args.test_fraction, args.seed, args.train_per_type)
         private = fit_private(training, public, args.epsilon, args.delta, args.transform)
-        print_privacy(terminal, asdict(private[2]))
+        privacy = private[2]
+        lines = (
+            f"Privacy: epsilon {privacy.epsilon:g}, delta {privacy.delta:g} (mu {privacy.mu:.3f}) for {privacy.unit}: "
+            f"no attack on samples drawn or on the saved generator can have an AUC above {privacy.attack_ceiling:.3f}",
+            f"Taken as public: {'; '.join(privacy.public)}",
+            "Not covered: accuracy, validation, report, results and figures, which are computed from the private "
+            "samples",
+        )
+        terminal.print(*map(wrap, lines))
     return ModelConfig(args.model, args.latent_dim, args.epochs, args.batch_size, private)
 
 
-def run_repeats(
-    args: argparse.Namespace, cohort: Cohort, plan: SamplingPlan, workers: Workers, terminal: Terminal
-) -> tuple[Experiment, dict[str, Any]]:
-    """Run the experiment as often as asked, each time on another split; print and return what it comes to.
-
-    The experiment is that of the first split.
-    """
-    model = model_config(args, cohort, terminal)
-    config = ExperimentConfig(
-        args.classifier_epochs,
-        args.trainings,
-        args.temperature or TRAINING_TEMPERATURE,
-        args.compare,
-        args.plot is not None,
-    )
-    summaries: list[Summary] = []
-    for repeat in range(args.repeats):
-        seed = args.seed + repeat
-        dataset = prepare_dataset(cohort, args.test_fraction, args.transform, seed, args.train_per_type)
-        if not repeat:
-            print_dataset(terminal, dataset, cohort, args.transform, args.train_per_type)
-            workers = workers.with_devices()
-        found = run_experiment(dataset, plan, model, config, seed, workers, ignore if repeat else terminal)
-        summaries.append(summarise(found))
-        if repeat:
-            print_repeat(terminal, repeat, args.repeats, summaries[-1])
-        else:
-            print_accuracy(terminal, summaries[0])
-            first = replace(found, arms={})
-            results = {
-                "train_samples": dataset.n_training,
-                "test_samples": len(dataset.test),
-                "augmentation": {"n_samples": found.sampling.n, "temperature": config.temperature},
-                "generator": found.trained.as_dict(),
-                "accuracy": summaries[0].accuracy(),
-                "sampling": found.sampling._asdict(),
-            }
-        del found, dataset  # there may be no room for two
+def combine_splits(args: Args, cohort: Cohort, summaries: list[Summary], terminal: Terminal) -> dict[str, Any]:
+    """Print and draw what the splits come to together: gain, comparison and curves; return the results."""
+    results = {"accuracy": summaries[0].accuracy()}
     if args.repeats > 1:
         gain = between_splits(np.array([one.gain.mean for one in summaries]), args.test_fraction)
-        print_repeats(terminal, args.repeats, gain)
-        accuracies = [one.accuracy() for one in summaries]
-        results["repeats"] = {
-            "n": args.repeats,
-            "accuracy": accuracies,
-            "gain": {"measure": "accuracy", **asdict(gain)},
-        }
+        chance = f", p {format_p_value(gain.p_value)}" * (gain.p_value is not None)
+        terminal.print(
+            f"Over {args.repeats} splits synthetic data adds {in_points(gain)} points of accuracy{chance}",
+            "(95% interval between splits, corrected for the samples that they share)",
+        )
+        entry = {"measure": "accuracy", **asdict(gain)}
+        results["repeats"] = {"n": args.repeats, "accuracy": [one.accuracy() for one in summaries], "gain": entry}
     if args.compare:
         comparison = combine_comparisons([one.comparison for one in summaries], args.test_fraction)
-        print_comparison(terminal, comparison, args.repeats)
+        words = verdict(comparison.helped, comparison.difference, comparison.fold_scores)
+        terminal.print(*format_comparison(comparison, words, args.repeats))
         results["compare"] = [one.as_dict() for one in comparison.classifiers]
-        results["inner_folds"] = comparison.fold_scores
-        results["verdict"] = verdict(comparison.helped, comparison.difference, comparison.fold_scores)
-    if args.plot is not None:
-        results["plot"] = accuracy_by_epoch([one.curves for one in summaries], args.test_fraction)
-        print_epochs(terminal, results["plot"])
-        if workers.chief:
-            write_accuracy(args, cohort, results["plot"], terminal)
-    return first, results
+        results |= {"inner_folds": comparison.fold_scores, "verdict": words}
+    if args.plot:
+        table = results["plot"] = accuracy_by_epoch([one.curves for one in summaries], args.test_fraction)
+        terminal.print("\nPlot test accuracy using models trained with and without synthetic data:")
+        terminal.print("training time: before vs after")
+        for row in table:
+            curves = f"{row['real']:.4f} vs {row['augmented']:.4f} (same steps on real data: {row['same_steps']:.4f})"
+            terminal.print(f"# epochs = {row['epochs']}: {curves}")
+        types = len(set(cohort.types))
+        path = plot_path(args.plot, types, cohort.simulated)
+        band = f"band: sd over {args.trainings} trainings" if args.trainings > 1 else ""
+        if args.repeats > 1:
+            band = f"band: 95% interval over {args.repeats} splits"
+        if not terminal.quiet:
+            draw_accuracy(path, table, f"{cohort.name}, {types} types", band)
+            write_accuracy_table(path.with_suffix(".csv"), table)
+        terminal.print(f"Written to {path} and {path.with_suffix('.csv').name}")
+    return results
 
 
-def write_accuracy(args: argparse.Namespace, cohort: Cohort, table: list[dict[str, float]], terminal: Terminal) -> None:
-    """Write the figure of accuracy by epoch and its numbers."""
-    types = len(set(cohort.types))
-    path = plot_path(args.plot, types, cohort.simulated)
-    band = f"band: 95% interval over {args.repeats} splits" if args.repeats > 1 else ""
-    if args.repeats == 1 and args.trainings > 1:
-        band = f"band: sd over {args.trainings} trainings"
-    draw_accuracy(path, table, f"{cohort.name}, {types} types", band)
-    write_accuracy_table(path.with_suffix(".csv"), table)
-    terminal.print(f"Written to {path} and {path.with_suffix('.csv').name}")
-
-
-def train_only(
-    args: argparse.Namespace, cohort: Cohort, plan: SamplingPlan, workers: Workers, terminal: Terminal
+def train(
+    args: Args, cohort: Cohort, plan: SamplingPlan, workers: Workers, terminal: Terminal
 ) -> tuple[Experiment, dict[str, Any]]:
-    """Train a generator on every sample, without the experiment."""
-    dataset = prepare_dataset(cohort, 0, args.transform, args.seed, args.train_per_type)
-    print_dataset(terminal, dataset, cohort, args.transform, args.train_per_type)
-    workers = workers.with_devices()
-    terminal(Started(args.model))
+    """Run the experiment on one split after another, or, with no samples held out, train the generator alone.
+
+    Prints what is found; returns the experiment of the first split, and the results.
+    """
+    heat = args.temperature or TRAINING_TEMPERATURE
+    epochs = args.classifier_epochs if args.test_fraction else PLOT_EPOCHS  # of the network that --predict may choose
+    config = ExperimentConfig(epochs, args.trainings, heat, args.compare, args.plot is not None)
     model = model_config(args, cohort, terminal)
-    trained = train_generator(model, dataset, args.seed, workers, terminal)
-    terminal(trained)
-    if args.model != "gaussian" and len(dataset.validation):
-        steps = f"for as many steps as {trained.epoch} epochs had"
-        terminal.print(f"Fitted and trained again on all {dataset.n_training} samples, {steps}")
-    labels = plan.labels(dataset.types, dataset.counts(), args.seed, "training 0")
-    config = ExperimentConfig(PLOT_EPOCHS, temperature=args.temperature or TRAINING_TEMPERATURE)
-    results = {"train_samples": dataset.n_training, "test_samples": 0, "generator": trained.as_dict()}
-    return Experiment(dataset, config, args.seed, trained, labels), results
+
+    def split(seed: int) -> Dataset:
+        return prepare_dataset(cohort, args.test_fraction, args.transform, seed, args.train_per_type)
+
+    dataset = split(args.seed)
+    terminal.print(*format_dataset(dataset, cohort, args))
+    if not len(dataset.validation):
+        terminal.warn("too few training samples to set any aside: val_ figures are of the training samples themselves")
+    workers = workers.with_devices()
+    results = {"train_samples": dataset.n_training, "test_samples": len(dataset.test)}
+    if not args.test_fraction:
+        labels = plan.labels(dataset.types, dataset.counts(), args.seed, "training 0")
+        terminal(Started(args.model))
+        trained = train_generator(model, dataset, args.seed, workers, terminal)
+        terminal(trained)
+        if trained.history:
+            steps = f"for as many steps as {trained.epoch} epochs had"
+            terminal.print(f"Fitted and trained again on all {dataset.n_training} samples, {steps}")
+        return Experiment(dataset, config, args.seed, trained, labels), results | {"generator": trained.as_dict()}
+    experiment = run_experiment(dataset, plan, model, config, args.seed, workers, terminal)
+    summaries = [summarise(experiment)]
+    terminal.print(*format_accuracy(summaries[0]))
+    results["augmentation"] = {"n_samples": experiment.sampling.n, "temperature": heat}
+    results |= {"generator": experiment.trained.as_dict(), "sampling": experiment.sampling._asdict()}
+    for seed in range(args.seed + 1, args.seed + args.repeats):
+        one = summarise(run_experiment(split(seed), plan, model, config, seed, workers))  # keeps no rows
+        summaries.append(one)
+        accuracies = f"{one.real.mean:.4f} -> {one.augmented.mean:.4f}"
+        control = f"same steps on real data {one.same_steps.mean:.4f} ({100 * one.gain.mean:+.2f} points)"
+        terminal.print(f"Repeat {len(summaries)}/{args.repeats}: {accuracies}, {control}")
+    return experiment, results | combine_splits(args, cohort, summaries, terminal)
 
 
-def learn(args: argparse.Namespace, plan: SamplingPlan, workers: Workers, terminal: Terminal) -> Learned:
-    """Read the data and learn from the samples of the types kept."""
-    cohort = read_data(args, terminal)
-    if workers.count > 1:  # a lone run need not hash its table for this
-        workers.check_agreement({"arguments": digest_arguments(args), "tables": cohort.sha256()})
-    if args.output:
-        check_gene_names(args.output, cohort.genes)
-    cohort = keep_top_types(cohort, args.top_k_types)
-    types = np.unique(cohort.types)
-    plan.labels(types, np.ones(len(types), int), args.seed, "check")  # an unknown type is found before any work
-    train = run_repeats if args.test_fraction else train_only
-    experiment, results = train(args, cohort, plan, workers, terminal)
-    results = {"data": describe_cohort(cohort), **results}
-    return Learned(experiment, cohort, results)
+def keep_generator(args: Args, experiment: Experiment, terminal: Terminal) -> None:
+    """Write the generator to --save_model."""
+    sampler = experiment.sampler
+    likelihoods = None if sampler.privacy else held_out_likelihoods(experiment)
+    save_model(args.save_model, replace(sampler, likelihoods=likelihoods))
+    terminal.print(f"\nSaved the generator to {args.save_model}")
+    carried = "number, and noised statistics," if sampler.privacy else "mean, range and number"
+    share = "share it only where you would share those"
+    terminal.warn(f"{args.save_model} carries the {carried} of the training samples of each type; {share}")
 
 
-def predict(
-    args: argparse.Namespace, experiment: Experiment | None, sampler: Sampler, terminal: Terminal
-) -> dict[str, Any]:
+def draw_table(args: Args, sampler: Sampler, plan: SamplingPlan, terminal: Terminal) -> dict[str, Any]:
+    """Draw the samples of --output; return their entry in the results."""
+    labels = plan.labels(sampler.types, sampler.counts, args.seed, "output")
+    heat, (part, parts) = args.temperature or 1.0, args.shard or (1, 1)
+    entry = write_samples(args.output, sampler, labels, heat, args.seed, (part, parts), terminal)
+    share = f" (part {part} of {parts} of {len(labels)})" * (parts > 1)
+    samples = f"{entry['n']} synthetic samples{share} of {len(sampler.genes)} genes"
+    hot = f" at temperature {heat:g}" * (heat != 1)
+    terminal.print(f"\nWrote {samples}{hot} to {args.output} in {entry['seconds']:.3f} seconds")
+    return entry
+
+
+def predict(args: Args, experiment: Experiment | None, sampler: Sampler, terminal: Terminal) -> dict[str, Any]:
     """Type the samples of a new table by the best classifier, or a saved generator's Bayes rule; write what it says."""
     source, target = args.predict
-    if experiment is not None:
-        classifier = choose_classifier(experiment)
-        on_folds = f"balanced accuracy {classifier.score:.4f} on inner folds of the training samples"
-        terminal.print(f"\nClassifier: {classifier.name}: the best of all, {on_folds}")
-    else:
-        classifier = bayes_rule_of(sampler)
-        terminal.print("\nClassifier: Bayes rule of the saved generator")
+    classifier = choose_classifier(experiment) if experiment else bayes_rule_of(sampler)
+    on_folds = f"balanced accuracy {classifier.score:.4f} on inner folds of the training samples"
+    chosen = f"{classifier.name}: the best of all, {on_folds}" if experiment else "Bayes rule of the saved generator"
+    terminal.print(f"\nClassifier: {chosen}")
     new = read_new_samples(source, args.layer if source.suffix == ".h5ad" else None, sampler.genes)
-    for note in new.notes:
-        terminal.warn(note)
     table, notes = type_samples(classifier, sampler, new, source)
-    for note in notes:
-        terminal.warn(note)
+    terminal.warn(*new.notes, *notes)
     write_predictions(target, table)
     terminal.print(f"Typed {len(table)} samples of {source}, written to {target}")
     counts = {name: int(count) for name, count in table["type"].value_counts().items()}
     return {"path": str(target), "classifier": classifier.name, "score": classifier.score, "type_counts": counts}
 
 
-def split_as_asked(args: argparse.Namespace, real: Cohort, terminal: Terminal) -> tuple[Cohort, Cohort]:
-    """Return the samples that a generator was trained on, as --train_ids or --seed say, and those held out."""
+def draw_for_report(sampler: Sampler, types: np.ndarray, temperature: float, seed: int) -> Cohort:
+    """Draw as many samples as a report looks at, in the proportions of the types of the training samples."""
+    codes = {name: code for code, name in enumerate(sampler.types.tolist())}
+    shuffled = stream(seed, "report types").permutation(types).tolist()
+    labels = np.resize([codes[name] for name in shuffled], REPORT_SAMPLES)
+    rows = np.concatenate([*sampler.draw(labels, seed, "report", temperature)])
+    ids = sample_ids(0, len(rows)).astype(str)
+    return Cohort("synthetic", False, rows, ids, sampler.genes, sampler.types[labels], ids, "")
+
+
+def find_evaluation(args: Args, real: Cohort, sampler: Sampler | None, terminal: Terminal) -> Evaluation:
+    """Return what there is to judge a generator by, or a given table, on the split that it was trained on."""
+    judged = sampler
+    if args.report_only:
+        judged = read_cohort(TableConfig(args.report_only, remedy="add the type of each sample"))
+        terminal.warn(*judged.notes)
+    real, notes = keep_shared(real, judged.genes, judged.types, str(args.report_only or args.load_model))
+    terminal.warn(*notes)
     if args.train_ids:
         training, test, notes = split_by_ids(real, read_ids(args.train_ids), args.train_ids)
-        for note in notes:
-            terminal.warn(note)
-        return training, test
-    return split_cohort(real, args.test_fraction, args.seed, args.train_per_type)
-
-
-def synthetic_table(args: argparse.Namespace, real: Cohort, terminal: Terminal) -> Evaluation:
-    """Return what there is to judge the given table of synthetic samples by."""
-    drawn = read_cohort(TableConfig(args.report_only, remedy="add the type of each sample"))
-    real, notes = keep_shared(real, drawn.genes, drawn.types, str(args.report_only))
-    for note in (*drawn.notes, *notes):
-        terminal.warn(note)
-    training, test = split_as_asked(args, real, terminal)
-    unknown = "" if args.train_ids else UNKNOWN_TRAINING
-    return align_for_evaluation(training, test, drawn, args.transform, unknown)
-
-
-def drawn_for_report(
-    args: argparse.Namespace, real: Cohort, sampler: Sampler, trained_on: str, terminal: Terminal
-) -> Evaluation:
-    """Return what there is to judge a generator by, with as many samples of it as a report looks at.
-
-    Types are drawn in the proportions of the training samples; trained_on is the fingerprint of these.
-    """
-    real, notes = keep_shared(real, sampler.genes, sampler.types, str(args.load_model))
-    training, test = split_as_asked(args, real, terminal)
-    recognised = trained_on == training.fingerprint()
-    if args.train_ids and not recognised:
-        notes.append(f"{args.load_model} was saved with other training samples than those in {args.train_ids}")
-    for note in notes:
-        terminal.warn(note)
-    codes = {name: code for code, name in enumerate(sampler.types.tolist())}
-    types = stream(args.seed, "report types").permutation(training.types)
-    labels = np.resize([codes[name] for name in types.tolist()], REPORT_SAMPLES)
-    rows = np.concatenate([*sampler.draw(labels, args.seed, "report", args.temperature or 1.0)])
-    ids = sample_ids(0, len(rows)).astype(str)
-    drawn = Cohort("synthetic", False, rows, ids, sampler.genes, sampler.types[labels], ids, "")
-    unknown = "" if recognised or args.train_ids else UNKNOWN_TRAINING
+        terminal.warn(*notes)
+    else:
+        training, test = split_cohort(real, args.test_fraction, args.seed, args.train_per_type)
+    others = args.load_model and sampler.trained_on != training.fingerprint()
+    if others and args.train_ids:
+        terminal.warn(f"{args.load_model} was saved with other training samples than those in {args.train_ids}")
+    unknown = UNKNOWN_TRAINING if not args.train_ids and (others or args.report_only) else ""
+    if args.report_only:
+        return align_for_evaluation(training, test, judged, args.transform, unknown)
+    drawn = draw_for_report(sampler, training.types, args.temperature or 1.0, args.seed)
     saved = released_parameters(sampler, drawn.types) if args.save_model or args.load_model else None
     return align_for_evaluation(training, test, drawn, args.transform, unknown, saved)
 
 
 def judge(
-    args: argparse.Namespace,
-    real: Cohort,
-    sampler: Sampler | None,
-    trained_on: str,
-    manifest: dict[str, Any],
-    terminal: Terminal,
+    args: Args, real: Cohort, sampler: Sampler | None, manifest: dict[str, Any], terminal: Terminal
 ) -> dict[str, Any]:
-    """Judge a generator, or a table; print what is found and write it to the folder asked for."""
+    """Judge a generator, or a given table; print what is found and write it to the folder asked for."""
     start = time.perf_counter()
-    if sampler:
-        evaluation = drawn_for_report(args, real, sampler, trained_on, terminal)
-    else:
-        evaluation = synthetic_table(args, real, terminal)
-    report = evaluate(evaluation, args.seed)
-    for note in report.evaluation.notes:
-        terminal.warn(note)
+    report = evaluate(find_evaluation(args, real, sampler, terminal), args.seed)
+    terminal.warn(*report.evaluation.notes)
     origin = shorten(args.report_only.name, 40) if args.report_only else "drawn for this report"
-    for line in ("", *format_report(report, origin)):
-        terminal.print(line)
-    found = report.as_dict()
+    terminal.print("", *format_report(report, origin))
     if args.report:
         args.report.mkdir(exist_ok=True)
         data, figure = (args.report / name for name in REPORT_FILES)
-        write_json(data, found | {"manifest": manifest})
+        write_json(data, report.as_dict() | {"manifest": manifest})
         types = len(report.evaluation.types)
         draw_report(figure, report, f"Synthetic samples ({origin}) of {manifest['data']['name']}, {types} types")
         seconds = time.perf_counter() - start
         terminal.print(f"Report written to {data} and {figure.name} in {seconds:.1f} seconds")
-    return found
+    return report.as_dict()
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Args) -> None:
     """Carry out what the command line asks for, with the other workers where there are any."""
-    alone = args.load_model or args.report_only or args.check
-    workers = ALONE if alone else join_workers()
+    trains = not (args.check or args.load_model or args.report_only)
+    workers = join_workers() if trains else ALONE
     terminal = Terminal(quiet=not workers.chief)
     if workers.chief:
         check_outputs(args)
     else:  # it takes part, and leaves no trace
         args.output = args.save_model = args.report = args.results = args.predict = None
-    plan = SamplingPlan(args.n_samples, tuple(args.per_type or ()), args.balance)
 
-    learned, sampler, cohort, trained_on, results = None, None, None, "", {}
-    if args.load_model:
-        sampler = load_model(args.load_model)
-        trained_on = sampler.trained_on
-        if args.output:
-            check_gene_names(args.output, sampler.genes)
-    elif not alone:
-        learned = learn(args, plan, workers, terminal)
-        sampler, cohort, results = learned.experiment.sampler, learned.cohort, learned.results
-        trained_on = learned.experiment.dataset.trained_on
-    if args.save_model:
-        likelihoods = None if sampler.privacy else held_out_likelihoods(learned.experiment)
-        save_model(args.save_model, replace(sampler, likelihoods=likelihoods))
-        terminal.print(f"\nSaved the generator to {args.save_model}")
-        carried = "number, and noised statistics," if sampler.privacy else "mean, range and number"
-        terminal.warn(
-            f"{args.save_model} carries the {carried} of the training samples of each type; share it only where you "
-            f"would share those"
-        )
-    if args.output:
-        labels = plan.labels(sampler.types, sampler.counts, args.seed, "output")
-        heat, part = args.temperature or 1.0, args.shard or (1, 1)
-        results["output"] = write_samples(args.output, sampler, labels, heat, args.seed, part, terminal)
-        print_written(terminal, results["output"], len(sampler.genes))
-    if args.predict:
-        results["predict"] = predict(args, learned and learned.experiment, sampler, terminal)
-    if cohort is None and (args.check or args.report or args.report_only):
+    experiment, cohort, results = None, None, {}
+    sampler = load_model(args.load_model) if args.load_model else None
+    if args.report or not args.load_model:
         cohort = read_data(args, terminal)
-        if args.top_k_types:
+        if trains or args.top_k_types:
             cohort = keep_top_types(cohort, args.top_k_types)
         results["data"] = describe_cohort(cohort)
+    if workers.count > 1:
+        workers.check_agreement({"arguments": digest_arguments(args), "tables": results["data"]["sha256"]})
+    if args.output:
+        check_gene_names(args.output, (sampler or cohort).genes)
     if args.check:
-        print_check(terminal, cohort, args.transform)
+        terminal.print(*format_check(cohort, args.transform))
+    plan = SamplingPlan(args.n_samples, tuple(args.per_type or ()), args.balance)
+    if trains:
+        experiment, found = train(args, cohort, plan, workers, terminal)
+        sampler = experiment.sampler
+        results |= found
+    if args.save_model:
+        keep_generator(args, experiment, terminal)
+    if args.output:
+        results["output"] = draw_table(args, sampler, plan, terminal)
+    if args.predict:
+        results["predict"] = predict(args, experiment, sampler, terminal)
     if args.report or args.report_only:
         manifest = describe_run(args, workers) | {"data": results["data"], "privacy": sampler and sampler.privacy}
-        results["report"] = judge(args, cohort, sampler, trained_on, manifest, terminal)
+        results["report"] = judge(args, cohort, sampler, manifest, terminal)
     if sampler and sampler.privacy:
         results["privacy"] = sampler.privacy
     if args.results:
@@ -6186,23 +5987,16 @@ def run(args: argparse.Namespace) -> None:
     workers.gather()  # nobody leaves before the chief has written all
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Return whether memory, of the machine or of a device, is used up."""
-    return isinstance(error, MemoryError) or (tf.is_loaded() and isinstance(error, tf.errors.ResourceExhaustedError))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run rnagen; return 0, 1 (data) or 130 (Ctrl-C), or exit with 2 (usage)."""
+    """Run rnagen; return 0, or 1 (data), or exit with 2 (usage)."""
     args = parse_arguments(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name must not end the run on an ASCII terminal
     try:
         run(args)
-    except KeyboardInterrupt:  # of a program that calls this; see end_on_interrupts
-        print("rnagen: interrupted", file=sys.stderr)
-        return 130
     except Exception as error:
-        memory = out_of_memory(error)
+        memory = isinstance(error, MemoryError)
+        memory |= tf.is_loaded() and isinstance(error, tf.errors.ResourceExhaustedError)  # of a device
         # OSError: a full disk, a closed pipe
         if args.debug or not (memory or isinstance(error, RnagenError | OSError | ImportError)):
             raise
