@@ -5529,7 +5529,7 @@ def format_event(event: Any) -> str | None:
     """Return what to print of a result that a computation reports, if anything."""
     match event:
         case Started():
-            return "\n" + TITLES[event.what].format(**vars(event), total=event.n_training + event.n_synthetic)
+            return "\n" + TITLES[event.what].format(**event._asdict(), total=event.n_training + event.n_synthetic)
         case FactorModel(kind, latent):
             pooled = f"the pooled covariance counts as {latent} samples beside a type's own"
             return f"Factor model: {latent} latent dimensions, {COVARIANCES.get(kind, pooled)}"
