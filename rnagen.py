@@ -3968,8 +3968,31 @@ class ComparedClassifier(NamedTuple):
         return {"name": self.name, **self.scores, "gain": {"measure": "balanced_accuracy", **asdict(self.gain)}}
 
 
+class SplitComparison(NamedTuple):
+    """What classifiers predicted of one split's test samples, of types y and groups, and their scores on inner folds.
+
+    predicted are type codes (trainings, test samples) by name; ours is the network with synthetic samples, if any were.
+    """
+
+    predicted: dict[str, np.ndarray]
+    fold_scores: dict[str, float]
+    y: np.ndarray
+    groups: np.ndarray
+    ours: str
+
+    def scores(self, name: str) -> dict[str, float]:
+        """Return the mean of each score over the trainings of a classifier."""
+        return mean_scores([score_predictions(training, self.y) for training in self.predicted[name]])
+
+    def gain(self, name: str, over: str) -> Gain:
+        """Return what one classifier gains over another."""
+        trained = not {name, over} <= {*STRONG_CLASSIFIERS}
+        right, other = self.predicted[name] == self.y, self.predicted[over] == self.y
+        return gain_interval(right, other, self.y, self.groups, balanced=True, trained=trained)
+
+
 class ClassifierComparison(NamedTuple):
-    """How classifiers compare: their scores on test samples and on inner folds (best first), and two gains.
+    """How classifiers compare over all splits: their scores on test samples and on inner folds (best first), two gains.
 
     helped is the network's over the control, difference what the best classifier with synthetic samples gains over the
     best on real samples alone; None where no synthetic samples were drawn.
@@ -3986,53 +4009,37 @@ def mean_scores(scores: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([one[name] for one in scores])) for name in scores[0]}
 
 
-def compare_classifiers(experiment: Experiment) -> ClassifierComparison:
-    """Compare all arms of an experiment with strong classifiers, fitted without and with synthetic samples."""
+def predict_split(experiment: Experiment) -> SplitComparison:
+    """Have strong classifiers, fitted without and with synthetic samples, predict beside all arms of an experiment."""
     dataset, train, test, arms = experiment.dataset, experiment.dataset.train, experiment.dataset.test, experiment.arms
     groups, ours = dataset.train_groups[: len(train)], f"this {experiment.trained.model.kind}"
     predicted = {name: arms[name][:, 0] for name in ("real", NETWORK_ALONE, CONTROL, "SMOTE", "gaussian")}
-    predicted[ours] = arms["augmented"][:, 0]  # (trainings, test samples), as all of these
+    predicted[ours] = arms["augmented"][:, 0]
     fits, rows = classifier_fits(experiment), fit_rows(experiment, train, groups, experiment.sampler)
     for name in STRONG_CLASSIFIERS:
         predicted[name] = fits[name](rows).predict(test.x).argmax(axis=1)[None]
-
-    def gain(name: str, over: str) -> Gain:
-        right, other = predicted[name] == test.y, predicted[over] == test.y
-        trained = not {name, over} <= {*STRONG_CLASSIFIERS}
-        return gain_interval(right, other, test.y, dataset.test_groups, balanced=True, trained=trained)
-
-    compared = []
-    for name, codes in predicted.items():
-        scores = mean_scores([score_predictions(training, test.y) for training in codes])
-        compared.append(ComparedClassifier(name, scores, gain(name, CONTROL)))
     make_rows = functools.partial(fit_rows, experiment)
     fold_scores = choose_best_on_inner_folds(fits, train, groups, experiment.seed, make_rows)
-    if not len(experiment.labels):
-        return ClassifierComparison(compared, fold_scores, None, None)
+    return SplitComparison(predicted, fold_scores, test.y, dataset.test_groups, ours * (len(experiment.labels) > 0))
+
+
+def compare_classifiers(splits: Sequence[SplitComparison], test_fraction: float) -> ClassifierComparison:
+    """Compare classifiers over all splits; intervals are of the one split, or between several."""
+
+    def gain(name: str, over: str) -> Gain:
+        gains = [split.gain(name, over) for split in splits]
+        return gains[0] if len(gains) == 1 else between_splits(np.array([one.mean for one in gains]), test_fraction)
+
+    classifiers = [
+        ComparedClassifier(name, mean_scores([split.scores(name) for split in splits]), gain(name, CONTROL))
+        for name in splits[0].predicted
+    ]
+    on_folds = mean_scores([split.fold_scores for split in splits])
+    fold_scores = dict(sorted(on_folds.items(), key=lambda item: -item[1]))
     alone, synthetic = best_of_each(fold_scores)
-    return ClassifierComparison(compared, fold_scores, gain(ours, CONTROL), gain(synthetic, alone))
-
-
-def combine_comparisons(comparisons: Sequence[ClassifierComparison], test_fraction: float) -> ClassifierComparison:
-    """Return the comparison over all splits: mean scores, and, where there are several, intervals between splits."""
-
-    def combine(gains: Iterable[Gain | None]) -> Gain | None:
-        known = [gain for gain in gains if gain]
-        if len(comparisons) == 1 or not known:
-            return known[0] if known else None
-        return between_splits(np.array([gain.mean for gain in known]), test_fraction)
-
-    classifiers = []
-    for same in zip(*(one.classifiers for one in comparisons), strict=True):
-        scores = mean_scores([one.scores for one in same])
-        classifiers.append(ComparedClassifier(same[0].name, scores, combine(one.gain for one in same)))
-    fold_scores = mean_scores([one.fold_scores for one in comparisons])
-    return ClassifierComparison(
-        classifiers,
-        dict(sorted(fold_scores.items(), key=lambda item: -item[1])),
-        combine(one.helped for one in comparisons),
-        combine(one.difference for one in comparisons),
-    )
+    if not splits[0].ours:
+        return ClassifierComparison(classifiers, fold_scores, None, None)
+    return ClassifierComparison(classifiers, fold_scores, gain(splits[0].ours, CONTROL), gain(synthetic, alone))
 
 
 class Summary(NamedTuple):
@@ -4046,7 +4053,7 @@ class Summary(NamedTuple):
     augmented: Scores
     gain: Gain
     curves: np.ndarray | None
-    comparison: ClassifierComparison | None
+    comparison: SplitComparison | None
 
     def accuracy(self) -> dict[str, Any]:
         """Return the entry `accuracy` in the results."""
@@ -4064,7 +4071,7 @@ def summarise(experiment: Experiment) -> Summary:
         *(Scores.of(correct.mean(axis=1)) for correct in (real, control, augmented)),
         gain_interval(augmented, control, test.y, experiment.dataset.test_groups),
         np.stack(curves, axis=1) if config.plot else None,
-        compare_classifiers(experiment) if config.compare else None,
+        predict_split(experiment) if config.compare else None,
     )
 
 
@@ -5782,7 +5789,7 @@ def combine_splits(args: Args, cohort: Cohort, summaries: list[Summary], termina
         entry = {"measure": "accuracy", **asdict(gain)}
         results["repeats"] = {"n": args.repeats, "accuracy": [one.accuracy() for one in summaries], "gain": entry}
     if args.compare:
-        comparison = combine_comparisons([one.comparison for one in summaries], args.test_fraction)
+        comparison = compare_classifiers([one.comparison for one in summaries], args.test_fraction)
         words = verdict(comparison.helped, comparison.difference, comparison.fold_scores)
         terminal.print(*format_comparison(comparison, words, args.repeats))
         results["compare"] = [one.as_dict() for one in comparison.classifiers]

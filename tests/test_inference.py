@@ -298,3 +298,22 @@ def test_verdict(helped: Gain, difference: Gain, expected: tuple[str, ...]) -> N
 def test_verdict_without_synthetic_samples() -> None:
     words = rnagen.verdict(None, None, {"LDA": 0.9, "real": 0.8})
     assert words == "No synthetic samples were added. Use LDA, the best on inner folds of the training samples."
+
+
+def test_the_verdict_over_splits_is_on_one_pair_of_classifiers() -> None:
+    """Each split has another best classifier; the pair compared is the best by mean scores, in every split."""
+    rng = np.random.default_rng(0)
+    y, groups = np.repeat([0, 1], 30), np.arange(60).astype(str)
+    names = ("copies", "LDA", "logistic regression", "this cvae", "LDA, with synthetic")
+    fold_scores = [(0.5, 0.9, 0.6, 0.7, 0.8), (0.5, 0.3, 0.7, 0.8, 0.6)]  # on average: 0.5, 0.6, 0.65, 0.75, 0.7
+    splits = []
+    for scores in fold_scores:
+        predicted = {name: np.where(rng.random((2, 60)) < 0.8, y, 1 - y) for name in names}
+        splits.append(rnagen.SplitComparison(predicted, dict(zip(names, scores, strict=True)), y, groups, "this cvae"))
+    found = rnagen.compare_classifiers(splits, 0.5)
+    assert list(found.fold_scores)[:2] == ["this cvae", "LDA, with synthetic"]
+    assert rnagen.best_of_each(found.fold_scores) == ("logistic regression", "this cvae")
+    expected = [split.gain("this cvae", "logistic regression").mean for split in splits]
+    assert found.difference.mean == pytest.approx(np.mean(expected))
+    words = rnagen.verdict(found.helped, found.difference, found.fold_scores)
+    assert "this cvae" in words and "logistic regression" in words
