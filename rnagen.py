@@ -441,9 +441,7 @@ def readable_table(path: Path) -> Iterator[None]:
         raise RnagenError(f"{path}: needs {error.name} to be read: pip install {error.name}") from error
     except Exception as error:  # each format has errors of its own
         reason = shorten(str(error).strip().split("\n")[0] or type(error).__name__, 150)
-        raise RnagenError(
-            f"{path}: cannot be read as a table ({reason}); give .tsv, .csv, .parquet or .h5ad"
-        ) from error
+        raise RnagenError(f"{path}: cannot be read as a table ({reason}); give text, .parquet or .h5ad") from error
 
 
 def open_text(path: Path) -> io.TextIOWrapper:
@@ -479,7 +477,8 @@ def read_head(file: io.TextIOBase, path: Path) -> tuple[str, list[list[str]]]:
     best, most, header = "\t", 0, 0
     for separator in ",;\t " if ".csv" in path.suffixes else "\t,; ":
         counts = [len(split_line(line, separator)) for line in lines.values()]
-        width, start = counts[-1], next(place for place, count in enumerate(counts) if count > counts[-1] / 2)
+        width = counts[-1]
+        start = next(place for place, count in enumerate(counts) if count > min(width / 2, width - 2))
         fitting = counts.count(width) + (abs(counts[start] - width) == 1)
         if width > 1 and fitting > most:
             best, most, header = separator, fitting, start if fitting > 2 else 0
@@ -534,7 +533,7 @@ def read_single_cell(path: Path, layer: str | None) -> tuple[list[str], pd.DataF
         known = ", ".join(filter(None, sources)) or "X alone"
         raise RnagenError(f"--layer {layer}: {path} has {known}; name one of these")
     source = sources[layer]
-    matrix = data.layers[layer] if layer in data.layers and source is data else source.X
+    matrix = data.layers[layer] if layer and source is data else source.X
     if matrix is None:
         raise RnagenError(f"{path}: has no matrix X; name another by --layer ({', '.join(data.layers)})")
     frame = pd.DataFrame(matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix))
@@ -559,7 +558,7 @@ def read_table(path: Path, words: bool = False, layer: str | None = None) -> Tab
     if frame.empty:
         raise RnagenError(f"{path}: has a header but no rows")
     frame.columns = range(len(names))
-    table = Table(path, clean_words(names), frame, genes_from)
+    table = Table(path, np.array([name.strip() for name in names], dtype=object), frame, genes_from)
     first = table.words(0).tolist()
     if unclosed := [number for number, word in enumerate(first, 1) if "\n" in word]:
         raise RnagenError(f"{path}: row {unclosed[0]} spans lines; a quotation mark is not closed")
@@ -612,9 +611,7 @@ def spell_ids(words: np.ndarray, spell: Callable[[str], str]) -> set[str]:
     return spelled if len(spelled) == len(plain) else set()
 
 
-def compare_ids(
-    axes: dict[int, np.ndarray], columns: dict[int, np.ndarray]
-) -> tuple[list[tuple[int, int]], Callable[[str], str]]:
+def compare_ids(axes: dict[int, np.ndarray], columns: dict[int, np.ndarray]) -> tuple[list[tuple[int, int]], Callable]:
     """Return the pairs of an axis and a column that have the most ids in common, and how these are spelled for that."""
     best, pairs, spelling = 0, [], str
     for spell in (str, spell_loosely):
@@ -719,7 +716,7 @@ def read_expression(table: Table, ids: int | None, transposed: bool, used: Seque
     values = read_values(table, columns, rows, transposed)
     samples, genes = (names[columns], rows) if transposed else (rows, names[columns])
     summary = np.array([bool(NOT_GENES.fullmatch(gene)) for gene in genes], dtype=bool)
-    nameless = genes == ""
+    nameless = clean_words(genes) == ""
     if said := [gene for gene in genes[summary] if gene[0] != "!"]:
         notes.append(f"{path}: summary rows of counting tools dropped: {len(said)} ({some(said)})")
     if nameless.any():
@@ -770,7 +767,7 @@ def choose_type_column(columns: dict[str, np.ndarray], config: TableConfig) -> s
     """
     path, asked = config.types or config.rnaseq, config.type_column
     remedy = "add a column `type` of the type of each sample" if config.types else config.remedy
-    others = [name for name, words in columns.items() if squash(name) != "group" and (words != "").any()]
+    others = [name for name in columns if squash(name) != "group"]
     possible = [name for name in others if len(set(columns[name]) - {""}) > 1 and share_distinct(columns[name]) < 1]
     named = [name for name in possible if names_type(name)]
     shown = list(columns) if asked is not None else named or possible
@@ -889,12 +886,12 @@ def read_cohort(config: TableConfig) -> Cohort:
             first = pd.DataFrame([types.names])
             types = replace(types, names=np.full(len(types.names), ""), frame=pd.concat([first, types.frame]))
         transposed, labelled = ids < 0, np.full(len(types.names), True)
-    places: dict[str, int] = {}
+    columns, places = {}, {}
     for place in np.flatnonzero(labelled):
-        name = types.names[place]
-        if place != type_ids:
-            places[name if name and name not in places else f"column {place + 1}"] = place
-    columns = {name: types.words(place) for name, place in places.items()}
+        name, words = types.names[place], types.words(place)
+        if place != type_ids and (words != "").any():
+            name = name if name and name not in columns else f"column {place + 1}"
+            columns[name], places[name] = words, place
     chosen = choose_type_column(columns, config)
     groups = [name for name in columns if squash(name) == "group" and name != chosen]
     labels = {name: columns[name] for name in [chosen, *groups[:1]]}
