@@ -648,7 +648,7 @@ def find_agreement(table: Table, types: Table) -> tuple[int, int, dict[str, str]
         why = f"ids agree with those of {types.path} in two ways, {both}"
         raise RnagenError(f"{table.path}: {why}; remove the column that does not hold the sample ids")
     known = {spell(sample): sample for sample in (types.names[column], *other)}
-    if axis >= 0 and spell(name) in known.keys() - {spell(types.names[column])}:
+    if axis >= 0 and spell(name) in map(spell, other):
         raise RnagenError(f"{table.path}: has no header, but begins with sample id {name!r}; add a line of gene names")
     return axis, column, {sample: known[spell(sample)] for sample in own if spell(sample) in known}
 
@@ -833,7 +833,8 @@ def type_notes(path: Path, cohort: Cohort) -> list[str]:
     if alike := [" and ".join(map(repr, few)) for _, few in same if len(few) > 1]:
         notes.append(f"{path}: some types differ by case or blanks alone ({'; '.join(alike[:3])}) and are kept apart")
     barcodes = [TCGA.search(sample) for sample in cohort.samples]
-    tumour, normal = (np.array([bool(m) and bool(m[3]) == is_normal for m in barcodes]) for is_normal in (False, True))
+    normal = np.array([bool(barcode and barcode[3]) for barcode in barcodes])
+    tumour = np.array(list(map(bool, barcodes))) & ~normal
     if shared := np.count_nonzero(normal & np.isin(cohort.types, cohort.types[tumour])):
         what = "are normal tissue by their TCGA barcodes (codes 10 to 14) and share a type with tumours"
         notes.append(f"{path}: {shared} samples {what}; exclude them, or give them types of their own")
