@@ -299,7 +299,6 @@ def end_on_interrupts() -> None:
 # ---- data: a file becomes a table, and agreement of ids decides what its rows, columns and types are ------------
 
 OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}  # by the first bytes of a file
-UNREADABLE = (OSError, EOFError, ValueError, csv.Error, zlib.error, lzma.LZMAError)  # pandas' own are ValueErrors
 PEEK_LINES = 6  # that decide on the separator and the header
 COLUMNS_AT_ONCE = 256  # converted to float32
 MAX_EXPRESSION = 1e12  # no count or TPM comes near; far above, squares leave float32
@@ -322,10 +321,10 @@ DESCRIPTION = re.compile(  # of a gene or a sample: never expression
     r"level|tag|source|(cancer|sample)typeid|sampletype|groups?|batch(id)?|plate|age|sex|gender|stage|grade|race|"
     r"ethnicity|vitalstatus|survival|os(time|months|status)|purity"
 )
-ROW_NUMBER_NAMES = frozenset(["", "unnamed0", "index", "rownames", "rowname", "rownumber", "row", "x"])
+ROW_NUMBERS = re.compile(r"unnamed0|index|row(names?|number)?|x|")
 ID_NAME = re.compile(  # genes are called BID and RUNX1
     r"(?i:.*(sample|barcode|accession).*|(patient|case|cell|cell.?line|run|subject|participant|donor|individual)s?)|"
-    r"(?i:(.*[ _.-])?id)|.*[a-z]I[Dd]"
+    r"(?i:(.*[ _.-])?id|obs_names)|.*[a-z]I[Dd]"
 )
 MISSING = re.compile(
     r"|#?n/?a|nan|none|null|nil|--?|[.?]|unknown|missing|unavailable|"
@@ -341,20 +340,15 @@ FILE_ENDINGS = re.compile(
 )
 CANDLE_URL = "https://ftp.mcs.anl.gov/pub/candle/public/benchmarks/Examples/rnagen/"
 CANDLE_FILES = ("combined_rnaseq_data_lincs1000_source_scale", "combined_cancer_types")
-DOWNLOAD_TIMEOUT = (5, 30)  # seconds to connect, seconds without a byte
 CANDLE_SOURCES = ("CCLE", "CTRP", "GDSC", "NCI60", "gCSI", "GDC")
-TCGA_PATIENT = re.compile(r"TCGA[-_.]([A-Z0-9]{2})[-_.]([A-Z0-9]{4})", re.IGNORECASE)
-TCGA_NORMAL = re.compile(r"TCGA[-_.]\w{2}[-_.]\w{4}[-_.]1[0-4]", re.IGNORECASE)
+TCGA = re.compile(r"TCGA[-_.]([A-Z0-9]{2})[-_.]([A-Z0-9]{4})([-_.]1[0-4])?", re.IGNORECASE)  # the last: normal tissue
 DEFAULT_TYPES = 20
 scanpy = Lazy("scanpy")  # not required: only for files of 10x Genomics
 
 
 @dataclass(frozen=True)
 class TableConfig:
-    """Where a cohort comes from, and what the user says of it; without rnaseq, data says which other cohort to take.
-
-    remedy says what to do if the table has no types.
-    """
+    """Where a cohort comes from, and what the user says of it; without rnaseq, data says which other cohort to take."""
 
     rnaseq: Path | None = None
     types: Path | None = None
@@ -362,7 +356,7 @@ class TableConfig:
     layer: str | None = None
     group_regex: str | None = None
     data: str = "auto"
-    remedy: str = "give a table of sample ids and types by --types"
+    remedy: str = "give a table of sample ids and types by --types"  # where the table has no types
 
 
 def squash(name: str) -> str:
@@ -375,15 +369,17 @@ def names_type(name: str) -> bool:
     return TYPE_NAME.fullmatch(squash(name)) is not None
 
 
-def is_missing(word: str) -> bool:
-    """Return whether a word stands for a missing value: NA, [Not Available], not reported and the like."""
-    return MISSING.fullmatch(re.sub(r"[\s_\[\]<>()'\"]", "", word).lower()) is not None
+def clean_words(words: Iterable[str]) -> np.ndarray:
+    """Return words stripped, and empty where they stand for a missing value: NA, [Not Available], not reported ..."""
+    words = [word.strip() for word in words]
+    missing = {word for word in set(words) if MISSING.fullmatch(re.sub(r"[\s_\[\]<>()'\"]", "", word).lower())}
+    return np.array(["" if word in missing else word for word in words], dtype=object)
 
 
 def some(words: Iterable[str], most: int = 3) -> str:
     """Return the first few of some words, quoted, and an ellipsis where there are more."""
     words = list(words)
-    return ", ".join(repr(shorten(str(word), 40)) for word in words[:most]) + ", ..." * (len(words) > most)
+    return ", ".join(repr(shorten(word, 40)) for word in words[:most]) + ", ..." * (len(words) > most)
 
 
 def share_distinct(words: np.ndarray) -> float:
@@ -394,43 +390,30 @@ def share_distinct(words: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as its file has it: names of its columns (columns,), which may repeat, and a frame with numbered ones.
-
-    genes_from is the first column that holds a gene for certain, where the format tells.
-    """
+    """A table as its file has it: names of its columns (columns,), which may repeat, and a frame with numbered ones."""
 
     path: Path
     names: np.ndarray
     frame: pd.DataFrame
+    genes_from: int = 0  # the first column that holds a gene, where the format tells
     notes: tuple[str, ...] = ()
-    genes_from: int | None = None
 
-    @property
-    def certain(self) -> np.ndarray:
-        """Tell which columns hold genes for certain (columns,)."""
-        places = np.arange(len(self.names))
-        return np.full(len(places), False) if self.genes_from is None else places >= self.genes_from
-
-    def words(self, position: int) -> np.ndarray:
-        """Return a column as stripped str (rows,), empty where missing."""
-        column = self.frame.iloc[:, position]
+    def words(self, position: int | None) -> np.ndarray:
+        """Return a column as words (rows,), empty where missing; the numbers of the rows from 1 if there is none."""
+        if position is None:
+            return np.arange(1, len(self.frame) + 1).astype(str)
+        column = self.frame[position]
         spell = "{:.15g}".format if column.dtype.kind == "f" else str  # whole numbers are floats beside missing ones
-        words = [spell(value).strip() for value in column.astype(object)]
-        return np.where(column.isna(), "", np.array(words, dtype=object))
-
-    def ids(self, position: int | None) -> np.ndarray:
-        """Return a column of ids (rows,), or the numbers of the rows from 1 if there is none."""
-        return self.words(position) if position is not None else np.arange(1, len(self.frame) + 1).astype(str)
+        return clean_words(np.where(column.isna(), "", column.astype(object).map(spell)))
 
     @functools.cached_property
     def numeric(self) -> np.ndarray:
         """Tell which columns hold numbers, a few bad cells aside (columns,)."""
         numeric = np.array([dtype.kind in "iuf" for dtype in self.frame.dtypes], dtype=bool)
         for position in np.flatnonzero(~numeric):
-            if self.frame.dtypes.iloc[position] not in ("bool", "category"):  # obs of AnnData are categories
-                words = self.words(position)
-                known = pd.to_numeric(pd.Series(words), errors="coerce").notna().sum()
-                numeric[position] = known > 0 and known >= np.count_nonzero(words != "") / 2
+            words = self.words(position)
+            known = pd.to_numeric(pd.Series(words), errors="coerce").notna().sum()
+            numeric[position] = known > 0 and known >= np.count_nonzero(words != "") / 2
         return numeric
 
 
@@ -443,12 +426,13 @@ def readable_table(path: Path) -> Iterator[None]:
         raise RnagenError(f"{path}: is a directory; name the file in it")
     try:
         yield
-    except UNREADABLE as error:
-        first_line = str(error).strip().split("\n")[0] or type(error).__name__
-        raise RnagenError(
-            f"{path}: cannot be read as a table ({shorten(first_line, 150)}); give text separated by tabs, commas or "
-            f"semicolons, plain or .gz .bz2 .xz, or .gct, .parquet or .h5ad"
-        ) from error
+    except (RnagenError, MemoryError):
+        raise
+    except ImportError as error:
+        raise RnagenError(f"{path}: needs {error.name} to be read: pip install {error.name}") from error
+    except Exception as error:  # each format has errors of its own
+        reason = shorten(str(error).strip().split("\n")[0] or type(error).__name__, 150)
+        raise RnagenError(f"{path}: cannot be read as a table ({reason}); give text, .parquet or .h5ad") from error
 
 
 def open_text(path: Path) -> io.TextIOWrapper:
@@ -463,72 +447,52 @@ def open_text(path: Path) -> io.TextIOWrapper:
 
 def split_line(line: str, separator: str) -> list[str]:
     """Return the fields of a line of text, stripped; a blank separates however often it is repeated."""
-    line = line.strip(" \r\n") if separator == " " else line.rstrip("\r\n")
-    fields = next(csv.reader([line], delimiter=separator, skipinitialspace=separator != "\t"), [])
-    return [field.strip() for field in fields]
+    fields = csv.reader([line.strip(" \r\n")], delimiter=separator, skipinitialspace=separator != "\t")
+    return [field.strip() for field in next(fields, [])]
 
 
-def read_start(file: io.TextIOBase) -> dict[int, str]:
-    """Return the first lines after the preamble (# lines, GCT's sizes, GEO's ! and ^ lines) by where each ends."""
-    lines: dict[int, str] = {}
-    while len(lines) < PEEK_LINES and (line := file.readline()):
-        if not line.strip(' \t\r\n,;"'):
-            continue
-        if lines or line.lstrip('"')[0] not in "#!^":
-            lines[file.tell()] = line
-        elif line.startswith("#1.2"):  # GCT: sizes follow
-            file.readline()
-    return lines
+def read_head(file: io.TextIOBase, path: Path) -> tuple[str, list[list[str]]]:
+    """Return the separator of a text file, and its header and first rows; the file is left where its rows begin.
 
-
-def find_header(lines: Sequence[str], path: Path) -> tuple[str, int]:
-    """Return the separator by which most of the first lines fit together, and the place of the header among them.
-
-    Rows have equally many fields, and the header as many, or one less or more; what stands above it is a title.
+    # lines, GCT's sizes, GEO's ! and ^ lines, and titles, of at most half as many fields as rows have, are skipped. By
+    the separator most lines have as many fields as the last; a header may have one less or more.
     """
-    best, most, place = "\t", 0, 0
-    for separator in [",", ";", "\t", " "] if ".csv" in path.suffixes else ["\t", ",", ";", " "]:
-        counts = [len(split_line(line, separator)) for line in lines]
-        start = len(counts) - 1
-        while start > 0 and counts[start - 1] == counts[-1]:
-            start -= 1
-        if start > 0 and abs(counts[start - 1] - counts[-1]) == 1:
-            start -= 1
-        fitting = len(counts) - start
-        if counts[-1] > 1 and fitting > most:
-            is_title = fitting > 2 and all(count <= counts[-1] / 2 for count in counts[:start])
-            best, most, place = separator, fitting, start if is_title else 0
-    return best, place
-
-
-def fit_names(names: list[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Make header and rows agree: R leaves out the name of the row names, others end rows with a separator."""
-    width = len(rows[0]) if rows else len(names)
-    trailing = bool(rows) and not any(row[-1] for row in rows)
-    if len(names) == width - 1:
-        return names if trailing else ["", *names]
-    if not names[-1] and (len(names) == width + 1 or (trailing and len(names) == width > 1)):
-        return names[:-1]
-    if len(names) != width:
-        raise ValueError(f"the header has {len(names)} columns, the first row {width}")
-    return names
+    lines: dict[int, str] = {}  # by where each ends
+    while len(lines) < PEEK_LINES and (line := file.readline()):
+        if line.startswith("#1.2"):  # GCT: sizes follow
+            file.readline()
+        elif line.strip(' \t\r\n,;"') and (lines or line.lstrip('"')[0] not in "#!^"):
+            lines[file.tell()] = line
+    if not lines:
+        raise RnagenError(f"{path}: is empty")
+    best, most, header = "\t", 0, 0
+    for separator in ",;\t " if ".csv" in path.suffixes else "\t,; ":
+        counts = [len(split_line(line, separator)) for line in lines.values()]
+        width = counts[-1]
+        start = next(place for place, count in enumerate(counts) if count > min(width / 2, width - 2))
+        fitting = counts.count(width) + (abs(counts[start] - width) == 1)
+        if width > 1 and fitting > most:
+            best, most, header = separator, fitting, start if fitting > 2 else 0
+    file.seek(list(lines)[header])
+    return best, [split_line(line, best) for line in list(lines.values())[header:]]
 
 
 def read_text(path: Path, words: bool) -> tuple[list[str], pd.DataFrame]:
     """Read text whatever stands before its header, its separator and its compression; words reads all as words."""
     with open_text(path) as file:
-        start = read_start(file)
-        ends, lines = list(start), list(start.values())
-        if not lines:
-            raise RnagenError(f"{path}: is empty")
-        separator, header = find_header(lines, path)
-        rows = [split_line(line, separator) for line in lines[header + 1 :]]
-        names = fit_names(split_line(lines[header], separator), rows)
-        file.seek(ends[header])
-        by_name = (i for i, name in enumerate(names) if i == 0 or names_type(name) or ID_NAME.fullmatch(name))
-        options = {"dtype": str if words else dict.fromkeys(by_name, str), "low_memory": False, "header": None}
-        options |= {"sep": r"\s+" if separator == " " else separator, "skipinitialspace": separator != "\t"}
-        frame = pd.read_csv(file, **options) if rows else pd.DataFrame(columns=range(len(names)))
+        separator, (names, *rows) = read_head(file, path)
+        if not rows:
+            return names, pd.DataFrame()
+        width, trailing = len(rows[0]), not any(row[-1] for row in rows)  # a separator may end header or rows
+        if not names[-1] and len(names) > width - trailing:
+            names = names[:-1]
+        if len(names) == width - 1 and not trailing:  # R leaves out the name of the row names
+            names = ["", *names]
+        if not width - trailing <= len(names) <= width:
+            raise ValueError(f"the header has {len(names)} columns, the first row {width}")
+        by_name = [i for i, name in enumerate(names) if words or not i or names_type(name) or ID_NAME.fullmatch(name)]
+        options = {"sep": r"\s+" if separator == " " else separator, "skipinitialspace": separator != "\t"}
+        frame = pd.read_csv(file, dtype=dict.fromkeys(by_name, str), low_memory=False, header=None, **options)
     return names, frame.iloc[:, : len(names)]
 
 
@@ -536,14 +500,14 @@ def read_parquet(path: Path) -> tuple[list[str], pd.DataFrame]:
     """Read a parquet file; its index is the first column unless it holds row numbers or what a filter left of them."""
     frame = pd.read_parquet(path)
     pyarrow.default_memory_pool().release_unused()  # it keeps up to twice the table
-    names = [str(name).strip() for name in frame.columns]
+    names = [str(name) for name in frame.columns]
     index, frame.index = frame.index, pd.RangeIndex(len(frame))  # in place: a copy takes as much memory again
     numbers = index.name is None and index.dtype.kind == "i"
-    first = frame.dtypes.iloc[0].kind if names else ""
-    if names and not isinstance(index, pd.RangeIndex) and (not numbers or first in "iuf" or names_type(names[0])):
-        frame.insert(0, "", index.astype(str), allow_duplicates=True)
-        names = [str(index.name or ""), *names]
-    return names, frame
+    ids_first = len(names) and frame.dtypes.iloc[0].kind not in "iuf" and not names_type(names[0])
+    if isinstance(index, pd.RangeIndex) or (numbers and ids_first):
+        return names, frame
+    frame.insert(0, "", index.astype(str), allow_duplicates=True)
+    return [str(index.name or ""), *names], frame
 
 
 def read_single_cell(path: Path, layer: str | None) -> tuple[list[str], pd.DataFrame, int]:
@@ -553,25 +517,20 @@ def read_single_cell(path: Path, layer: str | None) -> tuple[list[str], pd.DataF
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of names that repeat, which is said below
-        try:
-            reader = anndata.read_h5ad if path.suffix == ".h5ad" else scanpy.read_10x_h5
-            data = scanpy.read_10x_mtx(path) if path.is_dir() else reader(path)
-        except ImportError as error:
-            raise RnagenError(f"{path}: needs {error.name} to be read: pip install {error.name}") from error
-        except (KeyError, AttributeError, TypeError, RuntimeError) as error:
-            raise ValueError(f"no AnnData: {error}") from error
-    known = [*data.layers, *(["raw"] if data.raw is not None else [])]
-    if layer is not None and layer not in known:
-        raise RnagenError(f"--layer {layer}: {path} has {', '.join(known) or 'X alone'}; name one of these")
-    source = data.raw if layer == "raw" and data.raw is not None else data
-    matrix = source.X if layer is None or source is not data else data.layers[layer]
-    if matrix is None or matrix.shape[0] * matrix.shape[1] == 0:
-        raise RnagenError(f"{path}: its matrix is empty; name another by --layer ({', '.join(known) or 'none there'})")
+        reader = anndata.read_h5ad if path.suffix == ".h5ad" else scanpy.read_10x_h5
+        data = scanpy.read_10x_mtx(path) if path.is_dir() else reader(path)
+    sources = dict.fromkeys([None, *data.layers], data) | ({} if data.raw is None else {"raw": data.raw})
+    if layer not in sources:
+        known = ", ".join(filter(None, sources)) or "X alone"
+        raise RnagenError(f"--layer {layer}: {path} has {known}; name one of these")
+    source = sources[layer]
+    matrix = data.layers[layer] if layer and source is data else source.X
+    if matrix is None:
+        raise RnagenError(f"{path}: has no matrix X; name another by --layer ({', '.join(data.layers)})")
     frame = pd.DataFrame(matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix))
-    for place in range(len(data.obs.columns)):
-        frame.insert(place, f"obs {place}", data.obs.iloc[:, place].astype("category").array)
-    frame.insert(0, "obs_names", data.obs_names.to_numpy(object))
-    return ["", *map(str, data.obs.columns), *map(str, source.var_names)], frame, 1 + len(data.obs.columns)
+    for place, column in enumerate([data.obs_names, *(column for _, column in data.obs.items())]):
+        frame.insert(place, f"obs {place}", column.array)
+    return ["obs_names", *map(str, data.obs), *map(str, source.var_names)], frame, 1 + len(data.obs.columns)
 
 
 def read_table(path: Path, words: bool = False, layer: str | None = None) -> Table:
@@ -579,56 +538,54 @@ def read_table(path: Path, words: bool = False, layer: str | None = None) -> Tab
 
     words reads every column as words; layer is for AnnData.
     """
-    genes_from = None
+    genes_from = 0
     with readable_table(path):
         if path.is_dir() or path.suffix in (".h5ad", ".h5"):
             names, frame, genes_from = read_single_cell(path, layer)
         else:
             names, frame = read_parquet(path) if path.suffix == ".parquet" else read_text(path, words)
     if len(names) < 2:
-        raise RnagenError(
-            f"{path}: has a single column; separate columns by tabs, commas or semicolons, or, if sample ids are "
-            f"missing, add them"
-        )
+        raise RnagenError(f"{path}: has a single column; use tabs or commas, or, if sample ids are missing, add them")
     if frame.empty:
         raise RnagenError(f"{path}: has a header but no rows")
     frame.columns = range(len(names))
-    table = Table(path, np.array(names, dtype=object), frame, genes_from=genes_from)
+    table = Table(path, np.array([name.strip() for name in names], dtype=object), frame, genes_from)
     first = table.words(0).tolist()
-    for number, word in enumerate(first, 1):
-        if "\n" in word:
-            raise RnagenError(f"{path}: row {number} spans lines; a quotation mark is not closed")
+    if unclosed := [number for number, word in enumerate(first, 1) if "\n" in word]:
+        raise RnagenError(f"{path}: row {unclosed[0]} spans lines; a quotation mark is not closed")
     numbers = [str(number) for number in range(len(first) + 1)]
-    if (
-        genes_from
-        or squash(names[0]) not in ROW_NUMBER_NAMES
-        or first not in (numbers[:-1], numbers[1:])
-        or len(first) < 2
-    ):
+    if len(first) < 2 or not ROW_NUMBERS.fullmatch(squash(names[0])) or first not in (numbers[:-1], numbers[1:]):
         return table
-    frame = frame.iloc[:, 1:]
-    frame.columns = range(len(names) - 1)
-    return Table(path, table.names[1:], frame, (f"{path}: its first column numbers the rows and is ignored",))
+    frame = frame.iloc[:, 1:].set_axis(range(len(names) - 1), axis=1)
+    note = f"{path}: its first column numbers the rows and is ignored"
+    return Table(path, table.names[1:], frame, notes=(note,))
+
+
+def expression_columns(table: Table, transposed: bool) -> np.ndarray:
+    """Tell which columns hold expression, by their values and names unless the format tells (columns,)."""
+    if table.genes_from:
+        return np.arange(len(table.names)) >= table.genes_from
+    value = table.numeric & [not DESCRIPTION.fullmatch(squash(name)) for name in table.names]
+    value &= table.names != "" if transposed else [not ID_NAME.fullmatch(name) for name in table.names]
+    return value
 
 
 def id_columns(table: Table) -> dict[int, np.ndarray]:
-    """Return the columns that may hold sample ids, likely ones first: mostly distinct words, or numbers.
+    """Return the columns that may hold sample ids, likely ones first: mostly distinct words, or distinct whole numbers.
 
     Numbers have a telling name, or are in the first column and have none or count up; others are expression.
     """
-    ranked = []
-    for position, name in enumerate(table.names[: table.genes_from]):
-        named = bool(ID_NAME.fullmatch(name)) or (position == 0 and not name)
-        numeric = table.numeric[position]
-        if numeric and position > 0 and not named:
-            continue
-        words = table.words(position)
-        repeats = len(set(words)) < len(words)
-        if numeric and (repeats or not all(map(str.isdecimal, words))):
-            continue
-        if named or (words.tolist() == sorted(words, key=int) if numeric else share_distinct(words) > 0.5):
-            ranked.append((repeats, position > 0, not named, position))
-    return {position: table.words(position) for *_, position in sorted(ranked)}
+    ranked = {}
+    for place in {0, *np.flatnonzero(~expression_columns(table, transposed=False))}:
+        words, name = table.words(place), table.names[place]
+        named = bool(ID_NAME.fullmatch(name)) or (place == 0 and not name)
+        fits, repeats = named or share_distinct(words) > 0.5, len(set(words)) < len(words)
+        if table.numeric[place]:
+            whole = not repeats and all(map(str.isdecimal, words))
+            fits = whole and (named or (place == 0 and words.tolist() == sorted(words, key=int)))
+        if fits:
+            ranked[repeats, place > 0 and not named, place] = words
+    return {rank[-1]: ranked[rank] for rank in sorted(ranked)}
 
 
 def spell_loosely(name: str) -> str:
@@ -638,20 +595,18 @@ def spell_loosely(name: str) -> str:
     return name if re.match(r"[A-Za-z.]", name) else f"X{name}"
 
 
-def spell_ids(names: dict[int, np.ndarray], spell: Callable[[str], str]) -> dict[int, set[str]]:
-    """Return the ids of each axis as spelled; none where the spelling makes two of them the same."""
-    plain = {axis: {name for name in set(words) if not is_missing(name)} for axis, words in names.items()}
-    spelled = {axis: {spell(name) for name in words} for axis, words in plain.items()}
-    return {axis: words for axis, words in spelled.items() if len(words) == len(plain[axis])}
+def spell_ids(words: np.ndarray, spell: Callable[[str], str]) -> set[str]:
+    """Return ids as spelled; none where the spelling makes two of them the same."""
+    plain = set(words) - {""}
+    spelled = set(map(spell, plain))
+    return spelled if len(spelled) == len(plain) else set()
 
 
-def compare_ids(
-    axes: dict[int, np.ndarray], columns: dict[int, np.ndarray]
-) -> tuple[list[tuple[int, int]], Callable[[str], str]]:
+def compare_ids(axes: dict[int, np.ndarray], columns: dict[int, np.ndarray]) -> tuple[list[tuple[int, int]], Callable]:
     """Return the pairs of an axis and a column that have the most ids in common, and how these are spelled for that."""
     best, pairs, spelling = 0, [], str
     for spell in (str, spell_loosely):
-        own, others = spell_ids(axes, spell), spell_ids(columns, spell)
+        own, others = ({place: spell_ids(ids, spell) for place, ids in side.items()} for side in (axes, columns))
         counts = {(i, j): len(own[i] & others[j]) for i in own for j in others}
         most = max(counts.values(), default=0)
         if most > best:
@@ -659,86 +614,116 @@ def compare_ids(
     return pairs, spelling
 
 
-def find_agreement(table: Table, types: Table) -> tuple[int, int, Callable[[str], str]]:
+def find_agreement(table: Table, types: Table) -> tuple[int, int, dict[str, str]]:
     """Find the sample ids of both tables by the ids that they have in common.
 
-    Returns a column of table, or -1 for its header, a column of types, and how these ids are spelled to agree.
+    Returns a column of table, or -1 for its header, a column of types, and what ids of that one those of table are.
     """
     ids = id_columns(table)
     axes = {-1: table.names[table.numeric], **ids}
-    columns = {position: types.words(position) for position in range(len(types.names))}
-    columns = {position: words for position, words in columns.items() if share_distinct(words) > 0.5}
-    found, spell = compare_ids(axes, columns)
+    columns = {place: types.words(place) for place in range(len(types.names))}
+    found, spell = compare_ids(axes, {place: words for place, words in columns.items() if share_distinct(words) > 0.5})
     if not found and not ids:
         why = f"sample ids are missing (its first column, {table.names[0]!r}, holds expression values)"
-        raise RnagenError(
-            f"{table.path}: {why}, so types of {types.path} cannot be joined; add a column of ids to both"
-        )
+        raise RnagenError(f"{table.path}: {why}, so {types.path} cannot be joined; add a column of ids to both")
     if not found:
-        raise RnagenError(
-            f"{types.path}: has a type for no sample of {table.path} (ids like {some(types.words(0), 2)} against "
-            f"rows like {some(table.words(0), 2)} and columns like {some(axes[-1], 2)}); make the sample ids agree"
-        )
+        ours = f"rows like {some(table.words(0), 2)} and columns like {some(axes[-1], 2)}"
+        why = f"has a type for no sample of {table.path} (ids like {some(columns[0], 2)} against {ours})"
+        raise RnagenError(f"{types.path}: {why}; make the sample ids agree")
     ways = {}  # by their ids: a column that repeats another is no other way
     for axis, column in reversed(found):
-        own, other = axes[axis], columns[column]
-        name = table.names[axis] if axis >= 0 else "header"
+        own, other, name = axes[axis], columns[column], table.names[axis] if axis >= 0 else "header"
         ways[(*own, *other)] = f"{name!r} ({some(own, 2)}) with {types.names[column]!r} ({some(other, 2)})"
     if len(ways) > 1:
-        raise RnagenError(
-            f"{table.path}: ids agree with those of {types.path} in two ways, {' or '.join([*ways.values()][:2])}; "
-            f"remove the column that does not hold the sample ids"
-        )
+        both = " or ".join([*ways.values()][:2])
+        why = f"ids agree with those of {types.path} in two ways, {both}"
+        raise RnagenError(f"{table.path}: {why}; remove the column that does not hold the sample ids")
+    known = {spell(sample): sample for sample in (types.names[column], *other)}
     if axis >= 0 and spell(name) in map(spell, other):
-        raise RnagenError(
-            f"{table.path}: has no header: its first line begins with sample id {name!r}; add one of gene names"
-        )
-    return axis, column, spell
+        raise RnagenError(f"{table.path}: has no header, but begins with sample id {name!r}; add a line of gene names")
+    return axis, column, {sample: known[spell(sample)] for sample in own if spell(sample) in known}
 
 
-def read_values(table: Table, columns: np.ndarray, row_names: Sequence[str], transposed: bool) -> np.ndarray:
+def read_values(table: Table, columns: np.ndarray, rows: np.ndarray, transposed: bool) -> np.ndarray:
     """Return columns of numbers as float32 (rows, columns), or (columns, rows) if transposed; a bad cell is named."""
     frame = table.frame.copy(deep=False)
-    for column in columns[[frame.dtypes.iloc[column].kind not in "iuf" for column in columns]]:
+    for column in columns[[frame[column].dtype.kind not in "iuf" for column in columns]]:
         words = table.words(column)
         numbers = pd.to_numeric(pd.Series(words), errors="coerce")
-        wrong = [np.isnan(number) and not is_missing(word) for number, word in zip(numbers, words, strict=True)]
-        frame.isetitem(column, numbers.mask(wrong, np.inf))
+        frame.isetitem(column, numbers.mask(numbers.isna() & (words != ""), np.inf))
     values = np.empty((len(columns), len(frame)) if transposed else (len(frame), len(columns)), np.float32)
     by_row = values.T if transposed else values
     for start in range(0, len(columns), COLUMNS_AT_ONCE):
         chunk = columns[start : start + COLUMNS_AT_ONCE]
         with np.errstate(over="ignore"):
             block = frame.iloc[:, chunk].to_numpy(dtype=np.float32, na_value=np.nan)
-        if np.fmax(np.fmax.reduce(block, axis=None), -np.fmin.reduce(block, axis=None)) > MAX_EXPRESSION:
-            row, column = np.argwhere(np.abs(block) > MAX_EXPRESSION)[0]
-            value = table.frame.iat[row, chunk[column]]
+        if len(bad := np.argwhere(np.abs(block) > MAX_EXPRESSION)):
+            row, column = bad[0][0], chunk[bad[0][1]]
+            value = table.frame.iat[row, column]
             is_text = isinstance(value, str)
-            cell = f"column {table.names[chunk[column]]!r}: {repr(value) if is_text else format(value, 'g')}"
-            row_name = f"{'gene' if transposed else 'sample'} {row_names[row]!r}"
-            why = "not a number" if is_text else "beyond any expression"
-            raise RnagenError(f"{table.path}: {cell} ({row_name}) is {why}; mend it or leave it empty")
+            cell, why = (repr(value), "not a number") if is_text else (f"{value:g}", "beyond any expression")
+            cell = f"column {table.names[column]!r}: {cell} ({'gene' if transposed else 'sample'} {rows[row]!r})"
+            raise RnagenError(f"{table.path}: {cell} is {why}; mend it or leave it empty")
         by_row[:, start : start + len(chunk)] = block
     return values
 
 
-def merge_genes(path: Path, values: np.ndarray, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+def merge_genes(path: Path, values: np.ndarray, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Merge genes of the same name: the sum of counts, the mean of anything else; NaN only where all are missing."""
     first = ~pd.Index(genes).duplicated()
     if first.all():
-        return values, genes, ()
+        return values, genes, []
     repeated = pd.Index(genes).duplicated(keep=False)
-    told = np.append(values[:, repeated], values[:ROWS_THAT_TELL])
-    told = told[~np.isnan(told)]
-    counts = bool(((told >= 0) & (told % 1 == 0)).all())
+    told = values[:ROWS_THAT_TELL]
+    counts = (np.isnan(told) | (told >= 0) & (told % 1 == 0)).all()
     groups = pd.DataFrame(values[:, repeated].T).groupby(genes[repeated], sort=False)
     merged = groups.sum(min_count=1) if counts else groups.mean()
     values[:, repeated & first] = merged.to_numpy().T
-    note = (
-        f"{path}: {len(genes)} genes have {first.sum()} names; those of the same name are merged into the "
-        f"{'sum of their counts' if counts else 'mean of their values'}: {some(merged.index)}"
-    )
-    return values[:, first], genes[first], (note,)
+    how = f"the {'sum of their counts' if counts else 'mean of their values'}: {some(merged.index)}"
+    note = f"{path}: {len(genes)} genes have {first.sum()} names; those of the same name are merged into {how}"
+    return values[:, first], genes[first], [note]
+
+
+def read_expression(table: Table, ids: int | None, transposed: bool, used: Sequence[int] = ()) -> Cohort:
+    """Return a table's expression, without types; ids is the column of gene ids if transposed, else of sample ids.
+
+    Without ids samples are numbered. used are columns of types and groups; others that hold no expression are set
+    aside, and summary rows of counting tools and genes without a name dropped.
+    """
+    path, names, notes = table.path, table.names, list(table.notes)
+    used = [*used] if ids is None else [*used, ids]
+    value = expression_columns(table, transposed)
+    value[used] = False
+    columns, rows = np.flatnonzero(value), table.words(ids)
+    aside = np.delete(names, [*columns, *used])
+    if transposed:
+        notes.append(f"{path}: has genes in rows and samples in columns; transposed")
+    elif ids is None:
+        notes.append(f"{path}: has no column of sample ids; samples are numbered 1 to {len(rows)}")
+    elif names[ids] and names.tolist().count(names[ids]) > 1:
+        raise RnagenError(f"{path}: column {names[ids]!r} occurs twice; keep one")
+    elif ids:
+        notes.append(f"{path}: sample ids are taken from column {names[ids]!r}")
+    values = read_values(table, columns, rows, transposed)
+    samples, genes = (names[columns], rows) if transposed else (rows, names[columns])
+    summary = np.array([bool(NOT_GENES.fullmatch(gene)) for gene in genes], dtype=bool)
+    nameless = clean_words(genes) == ""
+    if said := [gene for gene in genes[summary] if gene[0] != "!"]:
+        notes.append(f"{path}: summary rows of counting tools dropped: {len(said)} ({some(said)})")
+    if nameless.any():
+        notes.append(f"{path}: genes without a name dropped: {nameless.sum()}")
+    if len(aside):
+        notes.append(f"{path}: columns set aside, since they hold no expression: {some(aside, 8)}")
+    kept = ~(summary | nameless)
+    values, genes, merged = merge_genes(path, values if kept.all() else values[:, kept], genes[kept])
+    if np.isnan(values).all():
+        raise RnagenError(f"{path}: no column holds a number; give a column of values for each gene")
+    if "" in samples:
+        raise RnagenError(f"{path}: sample id number {samples.tolist().index('') + 1} is missing; name it")
+    if (again := pd.Index(samples).duplicated()).any():
+        raise RnagenError(f"{path}: sample id {samples[again][0]!r} occurs twice; keep one")
+    samples, name, untyped = samples.astype(str), "/".join(path.resolve().parts[-2:]), np.full(len(samples), "")
+    return Cohort(name, False, values, samples, genes.astype(str), untyped, samples, "", "", (*notes, *merged))
 
 
 def group_samples(samples: Sequence[str], regex: str | None = None) -> tuple[np.ndarray, str]:
@@ -754,7 +739,7 @@ def group_samples(samples: Sequence[str], regex: str | None = None) -> tuple[np.
     groups, kinds = [], set()
     for sample in samples:
         source, dot, name = sample.partition(".")
-        if match := TCGA_PATIENT.search(sample):
+        if match := TCGA.search(sample):
             groups.append(f"TCGA-{match[1]}-{match[2]}".upper())
             kinds.add("patients (TCGA barcodes)")
         elif dot and source in CANDLE_SOURCES:
@@ -765,65 +750,8 @@ def group_samples(samples: Sequence[str], regex: str | None = None) -> tuple[np.
     return np.array(groups, dtype=str), " and ".join(sorted(kinds)) or "each sample its own"
 
 
-def read_expression(table: Table, ids: int | None, transposed: bool, used: Sequence[int] = ()) -> Cohort:
-    """Return a table's expression, without types; ids is the column of gene ids if transposed, else of sample ids.
-
-    Without ids samples are numbered. used are columns of types and groups; others that hold no expression are set
-    aside, and summary rows of counting tools and genes without a name dropped.
-    """
-    path, names, notes = table.path, table.names, table.notes
-    used = [*used] if ids is None else [*used, ids]
-    value = table.numeric & ~np.array([bool(DESCRIPTION.fullmatch(squash(name))) for name in names])
-    value &= names != "" if transposed else ~np.array([bool(ID_NAME.fullmatch(name)) for name in names])
-    value |= table.certain
-    value[used] = False
-    aside = names[~value & ~np.isin(np.arange(len(names)), used)]
-    columns = np.flatnonzero(value)
-    rows = table.ids(ids)
-    if transposed:
-        notes += (f"{path}: has genes in rows and samples in columns; transposed",)
-    elif ids is None:
-        why = f"its first column, {names[0]!r}, holds no ids"
-        notes += (f"{path}: has no column of sample ids ({why}); samples are numbered 1 to {len(rows)}",)
-    elif names[ids] and names.tolist().count(names[ids]) > 1:
-        raise RnagenError(f"{path}: column {names[ids]!r} occurs twice; keep one")
-    elif ids:
-        notes += (f"{path}: sample ids are taken from column {names[ids]!r}",)
-    values = read_values(table, columns, rows, transposed)
-    samples, genes = (names[columns], rows) if transposed else (rows, names[columns])
-    summary = np.array([bool(NOT_GENES.fullmatch(gene)) for gene in genes], dtype=bool)
-    nameless = np.array([is_missing(gene) for gene in genes], dtype=bool)
-    if said := [gene for gene in genes[summary] if gene[0] != "!"]:
-        notes += (f"{path}: summary rows of counting tools dropped: {len(said)} ({some(said)})",)
-    if nameless.any():
-        notes += (f"{path}: genes without a name dropped: {nameless.sum()}",)
-    if len(aside):
-        notes += (f"{path}: columns set aside, since they hold no expression: {some(aside, 8)}",)
-    kept = ~(summary | nameless)
-    values, genes, merged = merge_genes(path, values if kept.all() else values[:, kept], genes[kept])
-    if np.isnan(values).all():
-        raise RnagenError(f"{path}: no column holds a number; give a column of values for each gene")
-    if "" in samples:
-        raise RnagenError(f"{path}: sample id number {samples.tolist().index('') + 1} is missing; name it")
-    if (again := pd.Index(samples).duplicated()).any():
-        raise RnagenError(f"{path}: sample id {samples[again][0]!r} occurs twice; keep one")
-    samples, genes, name = samples.astype(str), genes.astype(str), "/".join(path.resolve().parts[-2:])
-    groups, grouping = group_samples(samples)
-    types = np.full(len(samples), "")
-    return Cohort(name, False, values, samples, genes, types, groups, grouping, "", notes + merged)
-
-
-def describe_columns(columns: dict[str, np.ndarray]) -> str:
-    """List columns with a few values of each, for the user to choose from."""
-    listed = []
-    for name, words in list(columns.items())[:8]:
-        values = list(dict.fromkeys(shorten(word, 25) for word in words if word))
-        listed.append(f"{name!r} ({', '.join(values[:3])}{', ...' * (len(values) > 3)})")
-    return ", ".join(listed) + f" and {len(columns) - 8} more" * (len(columns) > 8)
-
-
 def choose_type_column(columns: dict[str, np.ndarray], config: TableConfig) -> str:
-    """Return the name of the column that holds the types; columns (samples,) are those that hold no ids.
+    """Return the name of the column that holds the types, of columns of words (samples,) that hold no ids.
 
     It is the one asked for; else `type`; else the only one of a separate type table; else the only one with a name of
     types. Columns that say the same are one.
@@ -831,174 +759,104 @@ def choose_type_column(columns: dict[str, np.ndarray], config: TableConfig) -> s
     path, asked = config.types or config.rnaseq, config.type_column
     remedy = "add a column `type` of the type of each sample" if config.types else config.remedy
     others = [name for name in columns if squash(name) != "group"]
-    possible = {n: columns[n] for n in others if len(set(columns[n]) - {""}) > 1 and share_distinct(columns[n]) < 1}
+    possible = [name for name in others if len(set(columns[name]) - {""}) > 1 and share_distinct(columns[name]) < 1]
     named = [name for name in possible if names_type(name)]
+    shown = list(columns) if asked is not None else named or possible
+    listed = ", ".join(f"{name!r} ({list_some(set(columns[name]) - {''})})" for name in shown[:8])
+    listed += f" and {len(shown) - 8} more" * (len(shown) > 8)
     if asked is not None:
         found = [asked] if asked in columns else [name for name in columns if name.lower() == asked.lower()]
         if len(found) != 1:
-            listed = describe_columns(columns)
             raise RnagenError(f"--type_column {asked}: {path} has no such column, but {listed}; name one of these")
     elif "type" in columns:
         found = ["type"]
     else:
         found = others if config.types and len(others) == 1 else named
     if found and all(np.array_equal(columns[name], columns[found[0]]) for name in found):
-        if share_distinct(columns[found[0]]) == 1:
-            differs = f"column {found[0]!r} differs in every sample ({some(columns[found[0]])})"
-            raise RnagenError(f"{path}: {differs}, so it is no type; {remedy}")
-        return found[0]
-    if possible:
-        listed = describe_columns({name: possible[name] for name in named} or possible)
-        raise RnagenError(f"{path}: which column holds the types: {listed}? Name it by --type_column")
-    if group := next((name for name in columns if name not in others), None):
-        raise RnagenError(
-            f"{path}: column {group!r} holds the groups that a split keeps together, and no column of types is there; "
-            f"{remedy}, or name it by --type_column {group} if it does hold types"
-        )
-    raise RnagenError(f"{path}: has no column `type`; {remedy}")
+        if share_distinct(columns[found[0]]) < 1:
+            return found[0]
+        why = f"column {found[0]!r} differs in every sample ({some(columns[found[0]])}), so it is no type; {remedy}"
+    elif possible:
+        why = f"which column holds the types: {listed}? Name it by --type_column"
+    elif group := next((name for name in columns if squash(name) == "group"), None):
+        why = f"column {group!r} holds the groups that a split keeps together, and no column of types is there"
+        why += f"; {remedy}, or name it by --type_column {group} if it does hold types"
+    else:
+        why = f"has no column `type`; {remedy}"
+    raise RnagenError(f"{path}: {why}")
 
 
-def annotate(
-    samples: np.ndarray, columns: dict[str, np.ndarray], config: TableConfig
-) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Find types, and groups if there are any, among the columns of words (samples,) that hold no ids.
-
-    Returns them as one or two columns by sample id, of the samples that have a type, and notes.
-    """
-    path = config.types or config.rnaseq
-    missing = [word for words in columns.values() for word in set(words) if is_missing(word)]
-    columns = {name: np.where(np.isin(words, missing), "", words) for name, words in columns.items()}
-    chosen = choose_type_column(columns, config)
-    names = [chosen, *(name for name in columns if squash(name) == "group" and name != chosen)]
-    labels = pd.DataFrame({name: columns[name] for name in names[:2]}, index=samples)
-    labels = labels[(labels[chosen] != "") & ~labels.reset_index().duplicated().to_numpy()]
-    if (again := labels.index.duplicated()).any():
-        sample = labels.index[again][0]
-        both = " and ".join("/".join(filter(None, words)) for words in labels.loc[sample].to_numpy())
+def annotate(cohort: Cohort, ids: np.ndarray, labels: dict[str, np.ndarray], config: TableConfig) -> Cohort:
+    """Return the samples that have a type, with it and their groups; labels by ids are the types and perhaps groups."""
+    path, column, notes = config.types or config.rnaseq, next(iter(labels)), list(cohort.notes)
+    table = pd.DataFrame(labels, index=ids)
+    table = table[(table[column] != "") & ~table.reset_index().duplicated().to_numpy()]
+    if (again := table.index.duplicated()).any():
+        sample = table.index[again][0]
+        both = " and ".join("/".join(filter(None, words)) for words in table.loc[sample].to_numpy())
         raise RnagenError(f"{path}: sample {sample!r} occurs twice, as {both}; keep one")
-    said = chosen != "type" and config.type_column is None and len(columns) > 1
-    return labels, (f"{path}: types are taken from column {chosen!r}",) if said else ()
+    table = table.reindex(cohort.samples)
+    typed = table[column].notna().to_numpy()
+    if not typed.any():
+        raise RnagenError(f"{path}: column {column!r} has a type for no sample of {config.rnaseq}")
+    if not typed.all():
+        notes.append(f"{(~typed).sum()} of {len(typed)} samples have no type and are excluded")
+        cohort, table = cohort.take(typed), table[typed]
+    types = table[column].to_numpy(str)
+    groups, grouping = group_samples(cohort.samples, config.group_regex)
+    if len(labels) > 1 and config.group_regex is None:
+        groups = table.iloc[:, 1].to_numpy(str)
+        groups = np.where(groups == "", cohort.samples, groups)
+        grouping = f"column `group` of the {'type table' if config.types else 'table'}"
+        per_type = pd.Series(groups).groupby(types).nunique().median()
+        if 1 < len(set(types)) >= len(set(groups)) - 1 and per_type < GROUPS_OF_A_TYPE:  # a condition, or the types
+            what = f"column `group` ({some(np.unique(groups))}) holds the groups that a split keeps together"
+            why = f"too few for {len(set(types))} types; rename it, or give groups by --group_regex"
+            raise RnagenError(f"{path}: {what}, but {why}")
+    return replace(cohort, types=types, groups=groups, grouping=grouping, type_column=column, notes=tuple(notes))
 
 
-def unique_names(names: Sequence[str]) -> list[str]:
-    """Return names of columns, numbered from 1 where they lack one or repeat another."""
-    repeats = pd.Index(names).duplicated()
-    numbered = enumerate(zip(names, repeats, strict=True), 1)
-    return [f"column {number}" if again or not name else name for number, (name, again) in numbered]
-
-
-def annotate_from_types(
-    types: Table, ids: int, spell: Callable[[str], str], samples: np.ndarray, config: TableConfig
-) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Return what a type table says of samples; its first row is a header unless it holds one of their ids."""
-    names, words = types.names, [types.words(position) for position in range(len(types.names))]
-    if spell(names[ids]) in set(map(spell, samples)):
-        words = [np.append([name], values) for name, values in zip(names, words, strict=True)]
-        names = [""] * len(names)
-    unique = unique_names(["" if place == ids else name for place, name in enumerate(names)])
-    others = {unique[place]: values for place, values in enumerate(words) if place != ids and (values != "").any()}
-    labels, notes = annotate(words[ids], others, config)
-    said = (f"{types.path}: sample ids are taken from column {types.names[ids]!r}",) if ids else ()
-    return labels, types.notes + said + notes
-
-
-def type_notes(path: Path, samples: np.ndarray, types: np.ndarray) -> tuple[str, ...]:
+def type_notes(path: Path, cohort: Cohort) -> list[str]:
     """Return notes on types that differ by case or blanks alone, and on normal tissue among tumours."""
-    notes: tuple[str, ...] = ()
-    labels = pd.Series(np.unique(types))
-    alike = [list(same) for _, same in labels.groupby(labels.map(squash)) if len(same) > 1]
-    if alike:
-        listed = "; ".join(" and ".join(map(repr, same)) for same in alike[:3])
-        notes += (f"{path}: some types differ by case or blanks alone ({listed}) and are kept apart",)
-    patient = np.array([bool(TCGA_PATIENT.search(sample)) for sample in samples])
-    normal = np.array([bool(TCGA_NORMAL.search(sample)) for sample in samples])
-    shared = normal & np.isin(types, types[patient & ~normal])
-    if shared.any():
-        notes += (
-            f"{path}: {shared.sum()} samples are normal tissue by their TCGA barcodes (codes 10 to 14) and share a "
-            f"type with tumours; exclude them, or give them types of their own",
-        )
+    notes = []
+    names = pd.Series(np.unique(cohort.types))
+    same = names.groupby(names.map(lambda name: "".join(name.lower().split())))
+    if alike := [" and ".join(map(repr, few)) for _, few in same if len(few) > 1]:
+        notes.append(f"{path}: some types differ by case or blanks alone ({'; '.join(alike[:3])}) and are kept apart")
+    barcodes = [TCGA.search(sample) for sample in cohort.samples]
+    normal = np.array([bool(barcode and barcode[3]) for barcode in barcodes])
+    tumour = np.array(list(map(bool, barcodes))) & ~normal
+    if shared := np.count_nonzero(normal & np.isin(cohort.types, cohort.types[tumour])):
+        what = "are normal tissue by their TCGA barcodes (codes 10 to 14) and share a type with tumours"
+        notes.append(f"{path}: {shared} samples {what}; exclude them, or give them types of their own")
     return notes
 
 
-def scale_notes(path: Path, expression: np.ndarray) -> tuple[str, ...]:
-    """Return a note on negative values that are codes for missing ones, or that hide that a table holds counts."""
+def value_notes(path: Path, cohort: Cohort) -> list[str]:
+    """Return notes on negative values that are codes or hide counts, and on genes that give the type away.
+
+    These are constant within each type and differ between types, as a left-over label does.
+    """
+    notes, expression = [], cohort.expression
     negative = expression[expression < 0]
-    for code in MISSING_CODES:
-        if count := np.count_nonzero(negative == code):
-            return (
-                f"{path}: {count} values are {code:g}, which looks like a code for missing values but is taken as "
-                f"expression; leave these cells empty",
-            )
-    if 0 < len(negative) <= FEW_NEGATIVE * expression.size and np.fmax.reduce(expression, axis=None) > COUNTS_ABOVE:
-        return (
-            f"{path}: negative values ({len(negative)}, down to {negative.min():g}) keep the table from being taken "
-            f"for counts, and from log2; mend these cells or leave them empty",
-        )
-    return ()
-
-
-def giveaway_notes(path: Path, expression: np.ndarray, genes: np.ndarray, types: np.ndarray) -> tuple[str, ...]:
-    """Return a note on genes that are constant within each type and differ between types, as a left-over label is."""
-    names, counts = np.unique(types, return_counts=True)
-    rows_of_types = [np.flatnonzero(types == label) for label in names[counts >= SAMPLES_OF_A_TYPE]]
-    constant = np.arange(len(genes))
-    for rows in (few for all_rows in rows_of_types for few in (all_rows[:SAMPLES_OF_A_TYPE], all_rows)):
-        values = expression[np.ix_(rows, constant)]  # a few rows rule out nearly all genes
-        constant = constant[(values == values[0]).all(0)]
-    levels = expression[np.ix_([rows[0] for rows in rows_of_types], constant)]
-    telling = constant[(levels != levels[:1]).any(0)]
-    if not len(telling):
-        return ()
-    return (
-        f"{path}: {some(genes[telling])} {'determine' if len(telling) > 1 else 'determines'} the type: constant within "
-        f"each type and different between types; remove what is a left-over label and no gene",
-    )
-
-
-def assemble(cohort: Cohort, labels: pd.DataFrame, config: TableConfig) -> Cohort:
-    """Return the samples of a cohort that have labels, with these types and perhaps groups."""
-    path, column = config.types or config.rnaseq, labels.columns[0]
-    labels = labels.reindex(cohort.samples)
-    typed = labels[column].notna().to_numpy()
-    if not typed.any():
-        raise RnagenError(f"{path}: column {column!r} has a type for no sample of {config.rnaseq}")
-    notes = cohort.notes
-    if not typed.all():
-        notes += (f"{(~typed).sum()} of {len(typed)} samples have no type and are excluded",)
-        cohort, labels = cohort.take(typed), labels[typed]
-    types, samples = labels[column].to_numpy(str), cohort.samples
-    if len(labels.columns) > 1 and config.group_regex is None:
-        groups = labels.iloc[:, 1].to_numpy(str)
-        groups = np.where(groups == "", samples, groups)
-        per_type = np.median([len(set(groups[types == label])) for label in set(types)])
-        if 1 < len(set(types)) >= len(set(groups)) - 1 and per_type < GROUPS_OF_A_TYPE:  # a condition, or the types
-            raise RnagenError(
-                f"{path}: column `group` ({some(sorted(set(groups.tolist())))}) holds the groups that a split keeps "
-                f"together, but {len(set(groups))} groups are too few for {len(set(types))} types; rename the column "
-                f"if it is something else, or give groups by --group_regex"
-            )
-        grouping = f"column `group` of the {'type table' if config.types else 'table'}"
-    else:
-        groups, grouping = group_samples(samples, config.group_regex)
-    notes += type_notes(path, samples, types) + scale_notes(config.rnaseq, cohort.expression)
-    notes += giveaway_notes(config.rnaseq, cohort.expression, cohort.genes, types)
-    return replace(cohort, types=types, groups=groups, grouping=grouping, type_column=column, notes=notes)
-
-
-def read_alone(config: TableConfig) -> Cohort:
-    """Read an expression table with samples in rows that has a column of types."""
-    table = read_table(config.rnaseq, layer=config.layer)
-    names = unique_names(table.names)
-    squashed = [squash(name) for name in names]
-    labelled = np.array([names_type(name) or name in ("group", squash(config.type_column or "")) for name in squashed])
-    described = labelled | ~table.numeric | [bool(DESCRIPTION.fullmatch(name)) for name in squashed]
-    labelled, described = labelled & ~table.certain, described & ~table.certain
-    ids = next((place for place in id_columns(table) if not labelled[place]), None)
-    columns = {names[place]: table.words(place) for place in np.flatnonzero(described) if place != ids}
-    labels, notes = annotate(table.ids(ids), columns, config)
-    cohort = read_expression(table, ids, False, [names.index(name) for name in labels.columns])
-    return assemble(replace(cohort, notes=cohort.notes + notes), labels, config)
+    if codes := [code for code in MISSING_CODES if code in negative]:
+        count = np.count_nonzero(negative == codes[0])
+        notes.append(f"{path}: {count} values are {codes[0]:g}; if that means missing, leave these cells empty")
+    elif 0 < len(negative) <= FEW_NEGATIVE * expression.size and np.nanmax(expression) > COUNTS_ABOVE:
+        what = f"negative values ({len(negative)}, down to {negative.min():g})"
+        notes.append(f"{path}: {what} keep the table from counts and log2; mend these cells or leave them empty")
+    constant, first_rows = np.arange(len(cohort.genes)), []
+    for label in [label for label, count in cohort.type_counts().items() if count >= SAMPLES_OF_A_TYPE]:
+        rows = np.flatnonzero(cohort.types == label)
+        first_rows.append(rows[0])
+        for few in (rows[:SAMPLES_OF_A_TYPE], rows):  # the first rule out nearly all genes
+            values = expression[np.ix_(few, constant)]
+            constant = constant[(values == values[0]).all(0)]
+    levels = expression[np.ix_(first_rows, constant)]
+    if len(telling := cohort.genes[constant[(levels != levels[:1]).any(0)]]):
+        why = "constant within each type and different between types; remove a left-over label"
+        notes.append(f"{path}: {some(telling)} determines the type: {why}")
+    return notes
 
 
 def read_cohort(config: TableConfig) -> Cohort:
@@ -1006,22 +864,44 @@ def read_cohort(config: TableConfig) -> Cohort:
 
     Types are in a column of the table, or in a table of their own, joined by the ids that both have in common.
     """
+    table = types = read_table(config.rnaseq, layer=config.layer)
     if config.types is None:
-        return read_alone(config)
-    table = read_table(config.rnaseq, layer=config.layer)
-    types = read_table(config.types, words=True)
-    ids, type_ids, spell = find_agreement(table, types)
-    transposed = ids < 0
+        asked = ("group", squash(config.type_column or "group"))
+        named = np.array([names_type(name) or squash(name) in asked for name in table.names])
+        labelled = ~expression_columns(table, transposed=False) | (named & (not table.genes_from))
+        ids = type_ids = next((place for place in id_columns(table) if not (named & labelled)[place]), None)
+        transposed, spelling = False, {}
+    else:
+        types = read_table(config.types, words=True)
+        ids, type_ids, spelling = find_agreement(table, types)
+        if types.names[type_ids] in spelling.values():  # its first line is no header
+            first = pd.DataFrame([types.names])
+            types = replace(types, names=np.full(len(types.names), ""), frame=pd.concat([first, types.frame]))
+        transposed, labelled = ids < 0, np.full(len(types.names), True)
+    columns, places = {}, {}
+    for place in np.flatnonzero(labelled):
+        name, words = types.names[place], types.words(place)
+        if place != type_ids and (words != "").any():
+            name = name if name and name not in columns else f"column {place + 1}"
+            columns[name], places[name] = words, place
+    chosen = choose_type_column(columns, config)
+    groups = [name for name in columns if squash(name) == "group" and name != chosen]
+    labels = {name: columns[name] for name in [chosen, *groups[:1]]}
+    used = [places[name] for name in labels] if config.types is None else []
     gene_ids = int(np.argmax(~table.numeric))  # the first column of words, or of all where there is none
-    cohort = read_expression(table, gene_ids if transposed else ids, transposed)
-    labels, notes = annotate_from_types(types, type_ids, spell, cohort.samples, config)
-    if spell is not str:
-        spelling = {spell(sample): sample for sample in labels.index}
-        samples = [spelling.get(spell(sample), sample) for sample in cohort.samples]
-        cohort = replace(cohort, samples=np.array(samples, dtype=str))
+    cohort = read_expression(table, gene_ids if transposed else ids, transposed, used)
+    samples = np.array([spelling.get(sample, sample) for sample in cohort.samples], dtype=str)
+    notes = [*cohort.notes, *(types.notes if config.types else ())]
+    if (samples != cohort.samples).any():
         how = "but for file paths and endings, or dots and dashes as R writes names"
-        notes = (f"{table.path}: sample ids agree with those of {types.path} {how}", *notes)
-    return assemble(replace(cohort, notes=cohort.notes + notes), labels, config)
+        notes.append(f"{table.path}: sample ids agree with those of {types.path} {how}")
+    if config.types and type_ids:
+        notes.append(f"{types.path}: sample ids are taken from column {types.names[type_ids]!r}")
+    if chosen != "type" and config.type_column is None and len(columns) > 1:
+        notes.append(f"{types.path}: types are taken from column {chosen!r}")
+    cohort = annotate(replace(cohort, samples=samples, notes=tuple(notes)), types.words(type_ids), labels, config)
+    notes = [*cohort.notes, *type_notes(types.path, cohort), *value_notes(table.path, cohort)]
+    return replace(cohort, notes=tuple(notes))
 
 
 def read_new_samples(path: Path, layer: str | None = None, genes: Sequence[str] = ()) -> Cohort:
@@ -1031,7 +911,7 @@ def read_new_samples(path: Path, layer: str | None = None, genes: Sequence[str] 
     found, _ = compare_ids({-1: table.names[table.numeric], **ids}, {0: np.array(genes, dtype=object)})
     transposed = bool(found) and found[0][0] >= 0
     cohort = read_expression(table, found[0][0] if transposed else next(iter(ids), None), transposed)
-    return replace(cohort, notes=cohort.notes + scale_notes(path, cohort.expression))
+    return replace(cohort, notes=(*cohort.notes, *value_notes(path, cohort)))
 
 
 def fetch_candle() -> tuple[Path, Path]:
@@ -1041,7 +921,7 @@ def fetch_candle() -> tuple[Path, Path]:
     """
     pooch.get_logger().setLevel("WARNING")
     folder = Path(pooch.os_cache("rnagen"))
-    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=DOWNLOAD_TIMEOUT)
+    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=(5, 30))  # to connect, without a byte
     for name in CANDLE_FILES:
         path, record = folder / name, folder / f"{name}.sha256"
         if not path.exists():
@@ -1056,10 +936,8 @@ def fetch_candle() -> tuple[Path, Path]:
             with replacing(record) as beside:
                 beside.write_text(digest + "\n")
         elif record.read_text().strip() != digest:
-            raise RnagenError(
-                f"{path}: SHA-256 {digest[:12]}... is not the one recorded when it was downloaded; "
-                f"delete it to download it again"
-            )
+            why = f"SHA-256 {digest[:12]}... is not the one recorded when it was downloaded"
+            raise RnagenError(f"{path}: {why}; delete it to download it again")
     return folder / CANDLE_FILES[0], folder / CANDLE_FILES[1]
 
 
@@ -1174,27 +1052,21 @@ def read_ids(path: Path) -> np.ndarray:
     return np.array([sample for sample in ids if sample], dtype=str)
 
 
-def split_by_ids(cohort: Cohort, ids: np.ndarray, path: Path) -> tuple[Cohort, Cohort, tuple[str, ...]]:
+def split_by_ids(cohort: Cohort, ids: np.ndarray, path: Path) -> tuple[Cohort, Cohort, list[str]]:
     """Split into the training samples, whose ids path lists, and those that share no group with any; and notes."""
-    if not len(ids):
-        raise RnagenError(f"--train_ids {path}: is empty; list the ids of the training samples, one per line")
     training = np.isin(cohort.samples, ids)
     test = ~np.isin(cohort.groups, cohort.groups[training])
     if not training.any():
-        raise RnagenError(
-            f"--train_ids {path}: names no sample of {cohort.name} (ids like {ids[:1].tolist()} against "
-            f"{cohort.samples[:1].tolist()}); make the ids agree"
-        )
+        why = f"ids like {ids[:1].tolist()} against {cohort.samples[:1].tolist()}"
+        raise RnagenError(f"--train_ids {path}: names no sample of {cohort.name} ({why}); make the ids agree")
     if not test.any():
-        raise RnagenError(
-            f"--train_ids {path}: leaves no sample of {cohort.name} that training has not seen; add such samples to "
-            f"the table, or leave out --train_ids to do without the privacy part"
-        )
-    notes: tuple[str, ...] = ()
+        why = "that training has not seen; add some, or leave out --train_ids to do without the privacy part"
+        raise RnagenError(f"--train_ids {path}: leaves no sample of {cohort.name} {why}")
+    notes = []
     if unknown := len(np.setdiff1d(ids, cohort.samples)):
-        notes += (f"{unknown} of {len(set(ids))} ids in {path} are of no sample that is reported on",)
+        notes.append(f"{unknown} of {len(set(ids))} ids in {path} are of no sample that is reported on")
     if related := np.count_nonzero(~training & ~test):
-        notes += (f"{related} samples of the groups of training samples are left out",)
+        notes.append(f"{related} samples of the groups of training samples are left out")
     return cohort.take(training), cohort.take(test), notes
 
 

@@ -11,8 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import QUICK, call, make_table, write_tables
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import rnagen
 
@@ -326,28 +324,6 @@ def test_reader_that_stops_early_gets_no_trace(tables: list[object]) -> None:
     assert process.returncode == 1
     assert "Traceback" not in err
     assert len(err.splitlines()) == 1
-
-
-cells = st.one_of(st.floats(width=32).map(str), st.text(max_size=6), st.sampled_from(["", "NA", "1", "-2.5", "1e9"]))
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=st.lists(st.lists(cells, min_size=1, max_size=4), max_size=6), separator=st.sampled_from("\t,"))
-def test_wild_tables_give_a_cohort_or_one_line(tmp_path: Path, rows: list[list[str]], separator: str) -> None:
-    path = tmp_path / "wild.tsv"
-    path.write_text("\n".join(separator.join(row) for row in rows), encoding="utf-8", errors="replace")
-    for read in (lambda: rnagen.read_cohort(rnagen.TableConfig(path)), lambda: rnagen.read_new_samples(path)):
-        try:
-            cohort = read()
-        except rnagen.RnagenError as error:
-            assert str(path) in str(error)
-            assert "\n" not in str(error)
-        else:
-            assert cohort.expression.dtype == np.float32
-            assert cohort.expression.shape == (len(cohort.samples), len(cohort.genes))
-            assert not np.isinf(cohort.expression).any()
-            assert len(set(cohort.samples)) == len(cohort.samples)
-            assert len(cohort.types) == len(cohort.groups) == len(cohort.samples)
 
 
 def test_gzip_of_nothing(tmp_path: Path) -> None:

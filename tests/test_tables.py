@@ -520,16 +520,17 @@ cells = st.one_of(st.floats(width=32).map(str), st.text(max_size=6), st.sampled_
 lines = st.lists(st.lists(cells, min_size=1, max_size=4), max_size=6)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=lines, others=lines, separator=st.sampled_from("\t,; "), joins=st.booleans())
+@settings(max_examples=160, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=lines, others=lines, separator=st.sampled_from("\t,; "), way=st.sampled_from(["joined", "alone", "new"]))
 def test_wild_tables_give_a_cohort_or_one_line(
-    tmp_path: Path, rows: list[list[str]], others: list[list[str]], separator: str, joins: bool
+    tmp_path: Path, rows: list[list[str]], others: list[list[str]], separator: str, way: str
 ) -> None:
     paths = [tmp_path / "wild.tsv", tmp_path / "types.csv"]
     for path, table in zip(paths, (rows, [*others, *([row[0], "a"] for row in rows)]), strict=True):
         path.write_text("\n".join(separator.join(row) for row in table), encoding="utf-8", errors="replace")
+    config = rnagen.TableConfig(paths[0], paths[1] if way == "joined" else None)
     try:
-        cohort = rnagen.load_cohort(rnagen.TableConfig(paths[0], paths[1] if joins else None), 1)
+        cohort = rnagen.read_new_samples(paths[0]) if way == "new" else rnagen.load_cohort(config, 1)
     except rnagen.RnagenError as error:
         assert any(str(path) in str(error) for path in paths)
         assert "\n" not in str(error)
@@ -537,5 +538,5 @@ def test_wild_tables_give_a_cohort_or_one_line(
         assert cohort.expression.dtype == np.float32
         assert cohort.expression.shape == (len(cohort.samples), len(cohort.genes))
         assert not np.isinf(cohort.expression).any()
-        assert len(set(cohort.samples)) == len(cohort.samples)
+        assert len(set(cohort.samples)) == len(cohort.samples) == len(cohort.types) == len(cohort.groups)
         assert len(set(cohort.genes)) == len(cohort.genes)
