@@ -297,7 +297,7 @@ def test_replicates_are_one_group() -> None:
         cohorts[number] = replace(again, expression=again.expression + noise, samples=samples)
     report = evaluated(cohorts, 0)
     assert report.measures["looks_real"]["two_sample_auc"]["reference"] < 0.65
-    assert len(report.synthetic.attacks["attack"].scores) < 65  # 40 and half of 40
+    assert len(report.side.attacks["attack"].scores) < 65  # 40 and half of 40
     copies = replace(cohorts[0], expression=cohorts[0].expression + np.float32(0.1))
     report = evaluated([cohorts[0], cohorts[1], copies], 0)
     assert report.measures["is_private"]["near_copies"]["value"] > 0.9
@@ -442,8 +442,7 @@ def attacked(
 ) -> dict[str, rnagen.Attack]:
     """Attack the last of training, test and synthetic samples."""
     evaluation = rnagen.align_for_evaluation(*map(cohort_of, tables), "none", "", parameters)
-    everyone = np.arange(len(evaluation.test))
-    return rnagen.run_attacks(evaluation, evaluation.synthetic, everyone, evaluation.parameters, seed)
+    return rnagen.run_attacks(evaluation, seed)
 
 
 def test_attacks_on_fresh_draws_hold_chance_in_their_intervals() -> None:
@@ -451,7 +450,7 @@ def test_attacks_on_fresh_draws_hold_chance_in_their_intervals() -> None:
     for seed in range(40):
         attacks = attacked([draw(3 * seed + 10 + number, rows) for number, rows in enumerate((40, 80, 40))], seed)
         for name, attack in attacks.items():
-            low, high = attack.auc().interval
+            _, low, high, *_ = attack.estimate()
             held[name] += low <= 0.5 <= high
     assert min(held.values()) >= 34, held
 
@@ -463,13 +462,13 @@ def test_tracing_falls_with_samples_per_type_and_rises_with_released_rows_to_a_c
         training = draw(1, rows)
         for released in (5, 40, 400):
             attacks = attacked([training, test, gaussian_of(training, released, 0)])
-            found[rows, released] = attacks["tracing_attack"].auc().value
+            found[rows, released] = attacks["tracing_attack"].estimate()[0]
     assert found[10, 400] > found[40, 400] + 0.05 > found[160, 400] + 0.1
     assert found[10, 5] + 0.03 < found[10, 40] < found[10, 400] + 0.03
     training = draw(1, 10)
     known = training.groupby("type")[[*training.columns[:-1]]].mean()
     few_rows = [training, test, gaussian_of(training, 5, 0)]
-    ceiling = attacked(few_rows, 0, (known.to_numpy(), None))["tracing_attack"].auc().value
+    ceiling = attacked(few_rows, 0, (known.to_numpy(), None))["tracing_attack"].estimate()[0]
     assert ceiling == pytest.approx(found[10, 400], abs=0.02)
 
 
@@ -480,8 +479,8 @@ def test_the_covariance_of_a_generator_is_as_good_as_many_rows() -> None:
     residuals = training[genes].to_numpy() - means.loc[training["type"]].to_numpy()
     parameters = means.to_numpy(), residuals.T @ residuals / len(residuals) + 0.1**2 * np.eye(len(genes))
     few, many = (gaussian_of(training, rows, 0) for rows in (10, 1000))
-    by_rows = [attacked([training, test, table])["likelihood_ratio_attack"].auc().value for table in (few, many)]
-    by_parameters = attacked([training, test, few], 0, parameters)["likelihood_ratio_attack"].auc().value
+    by_rows = [attacked([training, test, table])["likelihood_ratio_attack"].estimate()[0] for table in (few, many)]
+    by_parameters = attacked([training, test, few], 0, parameters)["likelihood_ratio_attack"].estimate()[0]
     assert by_parameters > by_rows[0] + 0.05
     assert by_parameters > by_rows[1] - 0.02
 
@@ -493,30 +492,30 @@ def test_attacks_work_in_principal_components_of_many_genes(monkeypatch: pytest.
     monkeypatch.setattr(rnagen, "PROJECT_ABOVE", 50)
     components = attacked(tables)
     for name in rnagen.ATTACKS:
-        assert components[name].auc().value == pytest.approx(genes[name].auc().value, abs=0.03), name
+        assert components[name].estimate()[0] == pytest.approx(genes[name].estimate()[0], abs=0.03), name
     fresh = attacked([training, draw(2, 80), draw(3, 80)])
-    assert all(attack.auc().simultaneous[0] < 0.5 for attack in fresh.values())
+    assert all(attack.estimate()[3] < 0.5 for attack in fresh.values())
 
 
 def test_the_tracing_attack_is_the_plain_formula() -> None:
     """As others measure it: the population's inverse covariance, and the lean of its means, type by type."""
-    training, test = draw(1, 15), draw(2, 80)
-    evaluation = rnagen.align_for_evaluation(
-        *map(cohort_of, (training, test, gaussian_of(training, 50, 0))), "none", ""
-    )
-    members, synthetic = evaluation.training, evaluation.synthetic
-    half = np.random.default_rng(0).permutation(len(evaluation.test))
-    population, others = (evaluation.test.take(part) for part in np.array_split(half, 2))
+    training = draw(1, 15)
+    cohorts = map(cohort_of, (training, draw(2, 80), gaussian_of(training, 50, 0)))
+    evaluation = rnagen.align_for_evaluation(*cohorts, "none", "")
+    members, test, synthetic = evaluation.kinds.values()
+    half = np.random.default_rng(0).permutation(len(test))
+    population, others = (test.take(part) for part in np.array_split(half, 2))
     means = {label: population.x[population.y == label].mean(0) for label in range(5)}
     lean = {label: synthetic.x[synthetic.y == label].mean(0) - means[label] for label in range(5)}
     residuals = np.stack([row - means[label] for row, label in zip(population.x, population.y, strict=True)])
     inverse = np.linalg.inv(LedoitWolf().fit(residuals).covariance_)
     expected, scores = [], []
-    released, background = (rnagen.TypeGaussian.fit(samples, 5) for samples in (synthetic, population))
+    (released, _), (centre, within) = (rnagen.fit_gaussians(samples, 5) for samples in (synthetic, population))
     for samples in (members, others):
         pairs = zip(samples.x, samples.y, strict=True)
         expected.append(np.array([(row - means[label]) @ inverse @ lean[label] for row, label in pairs]))
-        scores.append(rnagen.tracing_scores(released.means, background, samples))
+        away, towards = samples.x - centre[samples.y], (released - centre)[samples.y]
+        scores.append(rnagen.whitened_product(away, towards, within))
     assert rnagen.auc_interval(*scores)[0] == pytest.approx(rnagen.auc_interval(*expected)[0], abs=0.005)
     assert min(np.corrcoef(*pair)[0, 1] for pair in zip(scores, expected, strict=True)) > 0.999
 
@@ -594,7 +593,7 @@ def test_members_and_others_of_a_type_weigh_the_same() -> None:
     member = np.arange(len(y)) < 330
     weights = np.where(member, np.array([40 / 300, 1])[y], np.array([1, 30 / 300])[y])
     attack = rnagen.Attack(rng.normal(size=len(y)) + 3 * y, member, y, weights)
-    low, high = attack.auc().interval
+    _, low, high, *_ = attack.estimate()
     assert low < 0.5 < high
 
 
