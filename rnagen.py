@@ -4109,11 +4109,12 @@ MAX_RELEASED = 10_000  # synthetic samples that it looks at and attacks
 PROJECT_ABOVE = 1000  # genes: where there are more, attacks work in principal components
 MANY_COMPONENTS = 500  # of them
 COMPONENTS = 50  # in which samples are told apart and have neighbours
-MAX_CORRELATED = 2000  # genes whose correlations with each other, or distances by type, are looked at
+MAX_CORRELATED = 2000  # genes whose correlations with each other are looked at
 NEIGHBOURS = 5  # to which the ball around a sample reaches (Naeem et al. 2020)
 MIN_ROWS = 10  # of each kind, for measures of all types together
 MIN_ROWS_OF_TYPE = 5
-MIN_ROWS_TO_CLASSIFY = 40  # of each kind, to tell them apart
+MIN_GENES = 3
+MIN_ROWS_TO_CLASSIFY = 40  # to tell them apart
 MIN_FALSE_ALARMS = 3  # expected among the non-members, for the share of members found at a rate of false alarms
 FEW_ROWS_OF_TYPE = 2  # too few for a contrast
 KERNEL_WIDTH = 0.25  # of the median distance between neighbours, for densities; found most members in two cohorts
@@ -4126,12 +4127,8 @@ ATTACKS = {
 }
 CONFIDENCE = 0.95
 SIMULTANEOUS = 1 - (1 - CONFIDENCE) / (2 * len(ATTACKS))  # Bonferroni: an AUC and a share found at 1% of each attack
-WORST_TYPES = 5  # printed
-ANSWERS = {True: "yes", False: "no", None: "inconclusive"}
 UNKNOWN_TRAINING = "the samples that it was trained on are not known; list their ids in a file for --train_ids"
 
-
-Pair = tuple[np.ndarray, np.ndarray]  # of scores, or of weights, of members and of others
 Parameters = tuple[np.ndarray, np.ndarray | None]  # means (types, genes), covariance (genes, genes) if known
 
 
@@ -4154,59 +4151,53 @@ def require(count: int, minimum: int, what: str) -> None:
 
 
 @dataclass(frozen=True)
+class GroupedSamples(Samples):
+    """Samples with the group (rows,) of each, such as a patient; types that not all kinds have are coded -1."""
+
+    groups: np.ndarray
+
+    def take(self, index: np.ndarray) -> GroupedSamples:
+        """Return the given rows (indices or mask)."""
+        return GroupedSamples(self.x[index], self.y[index], self.groups[index])
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Samples that a generator was trained on, others that it has not seen, and what it drew, all on one scale.
 
-    types (types,) are the names behind the codes, sd (genes,) is one standard deviation in training units. records
-    (all training samples, genes) and released (synthetic samples, genes) are where copies are looked for: they include
-    types that do not occur on all sides. unknown_training says why the training samples are not known, if so.
-    parameters are those of a generator that is itself released: means (types, genes) and covariance (genes, genes).
+    They are the kinds "training", "test" and "synthetic". types (types,) are the names behind the codes, sd (genes,) is
+    one standard deviation in training units. Copies are looked for among all records, and all rows that are released
+    (rows, genes). unknown_training says why the training samples are not known, if so. parameters are those of a
+    generator that is itself released.
     """
 
     types: np.ndarray
-    training: Samples
-    test: Samples
-    synthetic: Samples
-    training_groups: np.ndarray
-    test_groups: np.ndarray
-    sd: np.ndarray
-    records: np.ndarray
-    record_groups: np.ndarray
+    kinds: dict[str, GroupedSamples]
+    records: GroupedSamples
     released: np.ndarray
-    unknown_training: str = ""
-    parameters: Parameters | None = None
-    notes: tuple[str, ...] = ()
-
-    def kinds(self) -> dict[str, Samples]:
-        """Return the samples of each kind by its name."""
-        return {"training": self.training, "test": self.test, "synthetic": self.synthetic}
-
-    def take(self, **rows: np.ndarray) -> Evaluation:
-        """Return the evaluation of the given rows (indices) of each kind."""
-        kept = {kind: samples.take(rows[kind]) for kind, samples in self.kinds().items()}
-        groups = self.training_groups[rows["training"]], self.test_groups[rows["test"]]
-        return replace(self, **kept, training_groups=groups[0], test_groups=groups[1])
+    sd: np.ndarray
+    unknown_training: str
+    parameters: Parameters | None
+    notes: tuple[str, ...]
 
 
 def keep_shared(real: Cohort, genes: np.ndarray, types: np.ndarray, source: str) -> tuple[Cohort, list[str]]:
     """Return the cohort with the genes and types that synthetic samples from source have too, and what is lost."""
-    shared, known = np.isin(real.genes, genes), np.isin(real.types, types)
-    if not shared.any():
-        raise RnagenError(
-            f"{source}: has no gene of {real.name} (genes like {genes[:1].tolist()} against "
-            f"{real.genes[:1].tolist()}); make the names agree"
-        )
-    if len(set(real.types[known])) < 2:
-        raise RnagenError(
-            f"{source}: shares fewer than two types with {real.name} (it has {list_some(set(types))}, the other "
-            f"{list_some(set(real.types))}); make the names agree, or add samples of more types"
-        )
     notes = []
-    for kind, here, there in (("genes", real.genes, genes), ("types", real.types, types)):
+    for kind, here, there, lack, least in (
+        ("genes", real.genes, genes, "has no gene of", 1),
+        ("types", real.types, types, "shares fewer than two types with", 2),
+    ):
+        if len(set(here) & set(there)) < least:
+            raise RnagenError(
+                f"{source}: {lack} {real.name} ({kind} {list_some(set(there))} against {list_some(set(here))}); make "
+                "the names agree, or add samples"
+            )
         if alone := set(here) ^ set(there):
             notes.append(
                 f"the report leaves out {kind} that only one of {source} and {real.name} has: {list_some(alone)}"
             )
+    known, shared = np.isin(real.types, types), np.isin(real.genes, genes)
     kept = replace(real.take(known), genes=real.genes[shared], expression=real.expression[np.ix_(known, shared)])
     return kept, notes
 
@@ -4222,23 +4213,21 @@ def align_for_evaluation(
     """Return the evaluation of a synthetic cohort, which has all genes of the real ones, on their types in common.
 
     Samples are standardised by training and test samples together: their own mean and variance would tell the
-    training samples from others. parameters are a generator's means (types, genes), of the synthetic cohort's types,
-    sorted, and its genes, and the covariance (genes, genes) within types or None, all in training units.
+    training samples from others. parameters are of the synthetic cohort's types, sorted, and its genes, in training
+    units.
     """
     types = functools.reduce(np.intersect1d, (training.types, test.types, synthetic.types))
     if len(types) < 2:
         raise RnagenError(
-            f"{training.name}: {len(types)} types have training, test and synthetic samples, and two are needed; add "
-            f"samples"
+            f"{training.name}: {len(types)} types have training, test and synthetic samples; add some until two do"
         )
     notes = []
     if lost := {*training.types, *test.types} - set(types):
         notes.append(f"types without training or test samples are looked at for copies only: {list_some(lost)}")
-    real = [np.concatenate(parts) for parts in ((training.expression, test.expression), (training.types, test.types))]
-    scale = Preprocessing.fit(real[0], transform, real[1])
-    place = {gene: column for column, gene in enumerate(synthetic.genes.tolist())}
-    columns = np.array([place[gene] for gene in training.genes.tolist()])
-    aligned = replace(synthetic, expression=synthetic.expression[:, columns], genes=training.genes)
+    both = np.concatenate([training.expression, test.expression])
+    scale = Preprocessing.fit(both, transform, np.concatenate([training.types, test.types]))
+    columns = pd.Index(synthetic.genes).get_indexer(training.genes)
+    aligned = replace(synthetic, expression=synthetic.expression[:, columns], groups=synthetic.samples)
     if scale.transform != "none" and (negative := np.count_nonzero(aligned.expression < 0)):
         notes.append(f"{negative} negative values among the synthetic ones are taken as 0")
     if parameters:
@@ -4247,41 +4236,19 @@ def align_for_evaluation(
         if covariance is not None:
             covariance = covariance[np.ix_(columns, columns)] / np.outer(scale.sd, scale.sd)
         parameters = means, covariance
-    cohorts = training, test, aligned
-    known = [np.isin(cohort.types, types) for cohort in cohorts]
-    standardised = [scale.samples(cohort, types) for cohort in cohorts]
-    return Evaluation(
-        types,
-        *(part if rows.all() else part.take(rows) for part, rows in zip(standardised, known, strict=True)),
-        training_groups=training.groups[known[0]],
-        test_groups=test.groups[known[1]],
-        sd=scale.sd,
-        records=standardised[0].x,
-        record_groups=training.groups,
-        released=standardised[2].x,
-        unknown_training=unknown_training,
-        parameters=parameters,
-        notes=tuple(notes),
-    )
+    kinds = {}
+    for kind, cohort in (("training", training), ("test", test), ("synthetic", aligned)):
+        y = pd.Index(types).get_indexer(cohort.types).astype(np.int32)
+        kinds[kind] = GroupedSamples(scale.standardise(cohort.expression), y, cohort.groups)
+    records, released = kinds["training"], kinds["synthetic"].x
+    return Evaluation(types, kinds, records, released, scale.sd, unknown_training, parameters, tuple(notes))
 
 
 def thin(y: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-    """Choose at most that many rows, types in proportion and none lost; return their indices."""
-    place = rank_within_types(y, rng) / np.bincount(y)[y]  # in each type from 0 to under 1
-    return np.sort(np.argsort(place, kind="stable")[:most])
-
-
-def thin_evaluation(evaluation: Evaluation, rng: np.random.Generator) -> Evaluation:
-    """Return the evaluation with no more rows than a report looks at, but all records; its notes say so."""
-    kept, notes = {}, list(evaluation.notes)
-    for kind, samples in evaluation.kinds().items():
-        kept[kind] = thin(samples.y, MAX_RELEASED if kind == "synthetic" else MAX_REAL, rng)
-        if len(kept[kind]) < len(samples):
-            notes.append(f"the report is on {len(kept[kind])} of {len(samples)} {kind} samples, drawn at random")
-    released = evaluation.released
-    if len(released) > MAX_RELEASED:
-        released = rng.permutation(released)[:MAX_RELEASED]
-    return replace(evaluation.take(**kept), released=released, notes=tuple(notes))
+    """Choose at most that many rows of type codes from 0 on, types in proportion and none lost; return indices."""
+    known = np.flatnonzero(y >= 0)
+    place = rank_within_types(y[known], rng) / np.bincount(y[known])[y[known]]  # in each type from 0 to under 1
+    return known[np.sort(np.argsort(place, kind="stable")[:most])]
 
 
 def match_types(codes: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
@@ -4291,13 +4258,7 @@ def match_types(codes: Sequence[np.ndarray], rng: np.random.Generator) -> list[n
     return [np.flatnonzero(rank_within_types(y, rng) < counts[y]) for y in codes]
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its 95% interval and, where a verdict rests on several, with its share of a simultaneous one."""
-
-    value: float
-    interval: tuple[float, float] | None = None
-    simultaneous: tuple[float, float] | None = None
+# ---- report: how sure measures are -------------------------------------------------------------------------------
 
 
 def share_below(scores: np.ndarray, others: np.ndarray, shares: np.ndarray) -> np.ndarray:
@@ -4309,15 +4270,13 @@ def share_below(scores: np.ndarray, others: np.ndarray, shares: np.ndarray) -> n
 
 
 def auc_interval(
-    positive: np.ndarray, negative: np.ndarray, weights: Pair | None = None, confidence: float = CONFIDENCE
+    positive: np.ndarray, negative: np.ndarray, weights: Sequence[np.ndarray] = (), confidence: float = CONFIDENCE
 ) -> tuple[float, float, float]:
     """Return how often a positive score exceeds a negative one, and its interval (DeLong et al. 1988).
 
     weights, of positive and of negative scores, say what each counts for.
     """
-    if weights is None:
-        weights = np.ones(len(positive)), np.ones(len(negative))
-    shares = [weight / weight.sum() for weight in weights]
+    shares = [weight / weight.sum() for weight in weights or (np.ones(len(positive)), np.ones(len(negative)))]
     below, above = share_below(positive, negative, shares[1]), 1 - share_below(negative, positive, shares[0])
     auc, variance = round(float(shares[0] @ below), 12), 0.0
     for part, placed in zip(shares, (below, above), strict=True):
@@ -4328,7 +4287,7 @@ def auc_interval(
 
 
 def share_found(
-    members: np.ndarray, others: np.ndarray, weights: Pair, rate: float, confidence: float = CONFIDENCE
+    members: np.ndarray, others: np.ndarray, weights: Sequence[np.ndarray], rate: float, confidence: float = CONFIDENCE
 ) -> tuple[float, float, float]:
     """Return the share of members whose score only that rate of others reaches, and its interval.
 
@@ -4355,7 +4314,7 @@ def share_found(
     return value, min(low, value), max(high, value)
 
 
-# ---- report: fidelity
+# ---- report: fidelity --------------------------------------------------------------------------------------------
 
 
 def concordance(a: np.ndarray, b: np.ndarray) -> float:
@@ -4377,56 +4336,40 @@ def gene_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
-def type_moments(samples: Samples, types: int, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def type_moments(samples: Samples, evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
     """Return the means (types, genes), standardised, and log variances within types (genes,), in training units.
 
     Standardised variances would agree with those of whatever they are standardised by.
     """
-    means, counts, residuals = class_residuals(samples, types)
-    require(counts.max(), 2, "samples of any type")
-    return means, np.log(np.square(residuals.x).mean(0) + MIN_VARIANCE) + 2 * np.log(sd)
+    means, _, residuals = class_residuals(samples, len(evaluation.types))
+    return means, np.log(np.square(residuals.x).mean(0) + MIN_VARIANCE) + 2 * np.log(evaluation.sd)
 
 
 def correlations(x: np.ndarray) -> np.ndarray:
-    """Return the correlation of each pair of genes (pairs,), 0 with a gene that does not vary."""
+    """Return the correlation of each pair of genes (pairs,), evenly spaced ones if many; 0 where one is constant."""
+    x = x[:, np.linspace(0, x.shape[1] - 1, min(x.shape[1], MAX_CORRELATED)).astype(int)]
     with np.errstate(invalid="ignore", divide="ignore"):
         matrix = np.atleast_2d(np.corrcoef(x.T))
-    return np.nan_to_num(matrix[np.triu_indices(x.shape[1], 1)])
+    return np.nan_to_num(matrix[np.triu_indices(len(matrix), 1)])
 
 
 def mmd(a: np.ndarray, b: np.ndarray, width: float) -> float:
     """Return the unbiased squared maximum mean discrepancy, kernel exp(-distance^2 / width) (Gretton et al. 2012)."""
 
     def kernel(a: np.ndarray, b: np.ndarray) -> float:
-        squared = np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T  # in float32, as sklearn does not
+        squared = np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T  # sklearn's takes 20 times as long
         return float(np.exp(squared / -width).sum(dtype=float))
 
     within = [(kernel(x, x) - len(x)) / (len(x) * (len(x) - 1)) for x in (a, b)]
     return sum(within) - 2 * kernel(a, b) / (len(a) * len(b))
 
 
-def fit_components(x: np.ndarray, most: int, rng: np.random.Generator) -> Any:
-    """Return a PCA fitted to x (rows, genes), or to some of its rows where genes are many."""
+def principal_directions(x: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the first principal directions (genes, components) of x (rows, genes), of some rows if genes are many."""
     if x.shape[1] > PROJECT_ABOVE:
         x = x[rng.permutation(len(x))[: 2 * BLOCK]]
     pca = sklearn.decomposition.PCA(min(most, *x.shape), iterated_power=2, random_state=sklearn_seed(rng))
-    return pca.fit(x)
-
-
-def balanced_halves(y: np.ndarray, drawn: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Deal rows into halves 0 and 1, whole groups and as many drawn as real rows of each type in each; -1 is left over.
-
-    With equal totals alone, what is rare in one half would be common in the other, and a classifier trained on the one
-    be worse than chance on the other.
-    """
-    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
-    side = (rank_within_types(2 * y[first] + drawn[first], rng) % 2)[group]
-    half = np.full(len(y), -1)
-    for number in (0, 1):
-        kinds = [np.flatnonzero((side == number) & (drawn == kind)) for kind in (0, 1)]
-        for rows, chosen in zip(kinds, match_types([y[rows] for rows in kinds], rng), strict=True):
-            half[rows[chosen]] = number
-    return half
+    return pca.fit(x).components_.T
 
 
 def manifold_measures(x: np.ndarray, real: np.ndarray) -> tuple[float, float, float, float]:
@@ -4443,12 +4386,33 @@ def manifold_measures(x: np.ndarray, real: np.ndarray) -> tuple[float, float, fl
     return inside.any(1).mean(), recalled.mean(), inside.sum(1).mean() / NEIGHBOURS, inside.any(0).mean()
 
 
-# ---- report: utility
+def two_sample_auc(pair: Sequence[GroupedSamples], rng: np.random.Generator) -> tuple[float, float, float]:
+    """Have a classifier tell samples from as many real ones of each type, not tearing groups apart.
+
+    Gradient boosting on 50 principal components, trained on one half and scored on the other, and the other way round
+    (Lopez-Paz and Oquab 2017). Of a type, each half has as many of either kind: with equal totals alone, what is rare
+    in one half would be common in the other, and a classifier trained on the one be worse than chance on the other.
+    """
+    cells = [2 * samples.y + inner_folds(samples.y, samples.groups, 2, rng) for samples in pair]
+    matched = match_types(cells, rng)
+    half = np.concatenate([cell[rows] % 2 for cell, rows in zip(cells, matched, strict=True)])
+    require(min(np.bincount(half, minlength=2)), MIN_ROWS_TO_CLASSIFY, "samples of both kinds in a half")
+    x = np.concatenate([samples.x[rows] for samples, rows in zip(pair, matched, strict=True)])
+    x = x @ principal_directions(x, COMPONENTS, rng)
+    drawn, halves = np.repeat([1, 0], len(x) // 2), sklearn.model_selection.PredefinedSplit(half)
+    trees = sklearn.ensemble.HistGradientBoostingClassifier(max_iter=80, random_state=sklearn_seed(rng))
+    with threadpoolctl.threadpool_limits(None if len(x) > 16 * BLOCK else 1):  # on few rows threads only wait
+        score = sklearn.model_selection.cross_val_predict(trees, x, drawn, cv=halves, method="predict_proba")[:, 1]
+    return auc_interval(score[drawn == 1], score[drawn == 0])
+
+
+# ---- report: utility ---------------------------------------------------------------------------------------------
 
 
 def contrasts(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
     """Contrast each type with all the others: return Welch's t and the difference of means, both (types, genes)."""
-    x, member = samples.x.astype(np.float64), np.eye(samples.y.max() + 1)[samples.y].T  # (types, rows)
+    x = samples.x.astype(np.float64)
+    member = (samples.y == np.unique(samples.y)[:, None]).astype(float)  # (types, rows)
     sides: list[np.ndarray] = []
     for weight in (member, 1 - member):
         count = weight.sum(1)[:, None]
@@ -4466,60 +4430,51 @@ def top_overlap(a: np.ndarray, b: np.ndarray, top: int) -> float:
 
 
 def mean_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the mean over types of the correlation over genes of two statistics (types, genes)."""
-    require(a.shape[1], 3, "genes")
+    """Return the mean correlation of the rows of a with those of b, where a constant one counts as 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return float(np.mean(np.nan_to_num([np.corrcoef(*pair)[0, 1] for pair in zip(a, b, strict=True)])))
 
 
-# ---- report: privacy
+# ---- report: privacy ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class TypeGaussian:
-    """A Gaussian of each type: means (types, genes), and the inverse (genes, genes) of the covariance they share."""
-
-    means: np.ndarray
-    precision: np.ndarray
-
-    @classmethod
-    def fit(cls, samples: Samples, types: int) -> TypeGaussian:
-        """Fit to samples, the covariance within types shrunk to a multiple of the identity (Ledoit and Wolf 2004)."""
-        means = np.zeros((types, samples.x.shape[1]))
-        np.add.at(means, samples.y, samples.x)
-        means /= np.maximum(np.bincount(samples.y, minlength=types), 1)[:, None]
-        covariance, _ = sklearn.covariance.ledoit_wolf(samples.x - means[samples.y], assume_centered=True)
-        return cls(means, np.linalg.inv(covariance + 1e-6 * np.eye(len(covariance))))  # collapsed samples have none
-
-    def distances(self, samples: Samples) -> np.ndarray:
-        """Return the squared Mahalanobis distance (rows,) of each sample from the mean of its type."""
-        away = samples.x - self.means[samples.y]
-        return np.einsum("ij,ij->i", away @ self.precision, away)
+def fit_gaussians(samples: Samples, types: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return type means (types, genes), and the covariance within types (genes, genes) by Ledoit and Wolf (2004)."""
+    means, _, residuals = class_residuals(samples, types)
+    covariance, _ = sklearn.covariance.ledoit_wolf(residuals.x.astype(float), assume_centered=True)
+    return means, covariance + 1e-6 * np.eye(len(covariance))  # collapsed samples have none
 
 
-def tracing_scores(released_means: np.ndarray, population: TypeGaussian, samples: Samples) -> np.ndarray:
-    """Return how far samples lean from the population's mean of their type towards the released one (rows,).
-
-    The inner product of Homer et al. (2008) and Dwork et al. (2015), whitened by the population's covariance, which
-    makes it the most powerful test for a mean of Gaussian samples. released_means is (types, genes).
-    """
-    lean = (released_means - population.means) @ population.precision
-    return np.einsum("ij,ij->i", samples.x - population.means[samples.y], lean[samples.y])
+def whitened_product(a: np.ndarray, b: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Return the inner product (rows,) of each row of a with that of b, whitened by a covariance (genes, genes)."""
+    return (a * np.linalg.solve(covariance, b.T).T).sum(1)
 
 
-def nearest_and_density(x: np.ndarray, cloud: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return how far from a cloud each row of x is, to its nearest, and the log density of the cloud there, (rows,).
+def nearest_and_density(x: np.ndarray, cloud: np.ndarray, width: float) -> np.ndarray:
+    """Return how far from a cloud each row of x is, to its nearest, and the log density of the cloud there, (2, rows).
 
     The density is that of a Gaussian kernel with that standard deviation, less a constant.
     """
-    parts = []
-    for distance in sklearn.metrics.pairwise_distances_chunked(x, cloud):
-        exponent = np.square(distance) / (-2 * width**2)
-        highest = exponent.max(1)
-        density = np.log(np.exp(exponent - highest[:, None]).mean(1)) + highest
-        parts.append((distance.min(1), density))
-    nearest, density = map(np.concatenate, zip(*parts, strict=True))
-    return nearest, density
+
+    def reduce(distance: np.ndarray, start: int) -> np.ndarray:
+        density = scipy.special.logsumexp(np.square(distance) / (-2 * width**2), axis=1) - math.log(len(cloud))
+        return np.stack([distance.min(1), density], axis=1)
+
+    return np.concatenate([*sklearn.metrics.pairwise_distances_chunked(x, cloud, reduce_func=reduce)]).T
+
+
+def closest_records(x: np.ndarray, records: GroupedSamples) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distance of rows x to the closest record, and to the closest of another group, (rows,).
+
+    Distances are root mean squares over genes. Of a group at most NEIGHBOURS samples are passed over.
+    """
+    number = min(NEIGHBOURS + 1, len(records))
+    search = sklearn.neighbors.NearestNeighbors(n_neighbors=number, algorithm="brute").fit(records.x)
+    distance, index = search.kneighbors(x)
+    other = records.groups[index] != records.groups[index[:, :1]]
+    other[:, -1] = True
+    distance /= math.sqrt(x.shape[1])
+    return distance[:, 0], np.take_along_axis(distance, other.argmax(1)[:, None], 1)[:, 0]
 
 
 @dataclass(frozen=True)
@@ -4535,229 +4490,163 @@ class Attack:
     y: np.ndarray
     weights: np.ndarray
 
-    def estimate(self, label: int | None, rate: float | None = None) -> Estimate:
-        """Return the AUC, or the share of members found at a rate of false alarms, of all types or of one."""
+    def estimate(self, rate: float | None = None, label: int | None = None) -> tuple[float, ...]:
+        """Return the AUC, or the share of members found at a rate of false alarms, of all types or of one.
+
+        After it come the ends of its 95% interval, and those of its share of a simultaneous one.
+        """
         used = (self.weights > 0) & ((label is None) | (self.y == label))
-        masks = [used & (self.member == member) for member in (True, False)]
+        masks = used & self.member, used & ~self.member
         minimum = MIN_ROWS if label is None else MIN_ROWS_OF_TYPE
         require(min(map(np.count_nonzero, masks)), minimum, "training and as many other samples to guess at")
-        known = [self.scores[mask] for mask in masks] + [tuple(self.weights[mask] for mask in masks)]
-        statistic = auc_interval
+        scores = [self.scores[mask] for mask in masks]
+        statistic = functools.partial(auc_interval, *scores, tuple(self.weights[mask] for mask in masks))
         if rate is not None:
             needed = math.ceil(MIN_FALSE_ALARMS / rate)
-            require(len(known[1]), needed, f"non-members for a false-alarm rate of {rate:.0%}")
-            statistic = functools.partial(share_found, rate=rate)
-        value, *ends = statistic(*known)
-        return Estimate(value, tuple(ends), statistic(*known, confidence=SIMULTANEOUS)[1:])
-
-    def auc(self, label: int | None = None) -> Estimate:
-        """Return how often a member scores higher than another sample."""
-        return self.estimate(label)
+            require(len(scores[1]), needed, f"non-members for a false-alarm rate of {rate:.0%}")
+            statistic = functools.partial(share_found, *statistic.args, rate)
+        return (*statistic(), *statistic(confidence=SIMULTANEOUS)[1:])
 
 
 def attack_scores(
-    released: Samples, population: Samples, samples: Samples, model: TypeGaussian, background: TypeGaussian
+    evaluation: Evaluation, population: Samples, samples: Samples, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """Return the score (rows,) that each attack gives each sample; higher for those guessed to be members.
 
-    released and population samples are what an attacker has, model and background are fitted to them. Nearest: the
-    distance to the closest released sample. Density ratio: DOMIAS (van Breugel et al. 2023). Likelihood ratio: a
-    Gaussian model of the released samples against one of the population (Backes et al. 2016).
+    An attacker has synthetic and population samples, and parameters if they are released. Nearest: the distance to the
+    closest synthetic sample. Density ratio: DOMIAS (van Breugel et al. 2023). Tracing: how far samples lean from the
+    population's mean of their type towards the released one (Homer et al. 2008, Dwork et al. 2015), whitened, which is
+    the most powerful test for a mean of Gaussian samples. Likelihood ratio: a Gaussian model of the released samples
+    against one of the population (Backes et al. 2016). Principal components are those of what an attacker has: fitted
+    to the others too, they would give members away.
     """
+    released, types, parameters = evaluation.kinds["synthetic"], len(evaluation.types), evaluation.parameters
+    if released.x.shape[1] > PROJECT_ABOVE:
+        plane = principal_directions(released.join(population).x, MANY_COMPONENTS, rng)
+        released, population, samples = (Samples(part.x @ plane, part.y) for part in (released, population, samples))
+        parameters = parameters and (parameters[0] @ plane, None)  # the covariance of so many genes is never given
+    (means, covariance), (centre, within) = (fit_gaussians(part, types) for part in (released, population))
+    if parameters:
+        means, covariance = parameters[0], covariance if parameters[1] is None else parameters[1]
+    away, apart = (samples.x - centres[samples.y] for centres in (centre, means))
     search = sklearn.neighbors.NearestNeighbors(n_neighbors=1, algorithm="brute").fit(population.x)
     width = max(KERNEL_WIDTH * float(np.median(search.kneighbors()[0])), 1e-6)
     nearest, density = nearest_and_density(samples.x, released.x, width)
     return {
         "attack": -nearest,
         "density_ratio_attack": density - nearest_and_density(samples.x, population.x, width)[1],
-        "tracing_attack": tracing_scores(model.means, background, samples),
-        "likelihood_ratio_attack": background.distances(samples) - model.distances(samples),
+        "tracing_attack": whitened_product(away, (means - centre)[samples.y], within),
+        "likelihood_ratio_attack": whitened_product(away, away, within) - whitened_product(apart, apart, covariance),
     }
 
 
-def run_attacks(
-    evaluation: Evaluation, released: Samples, held_out: np.ndarray, parameters: Parameters | None, seed: int
-) -> dict[str, Attack]:
-    """Guess from released samples, and parameters if there are, which samples were in the training data.
+def run_attacks(evaluation: Evaluation, seed: int) -> dict[str, Attack]:
+    """Guess from synthetic samples, and parameters if they are released, which samples were in the training data.
 
-    held_out (indices) are the test samples that may be mistaken for members; half of them stand for the population.
-    Of each group one sample is guessed at, since intervals take samples to be independent. Principal components are
-    those of released and population samples: fitted to the others too, they would give members away.
-    """
-    members = np.unique(evaluation.training_groups, return_index=True)[1]
-    others = held_out[np.unique(evaluation.test_groups[held_out], return_index=True)[1]]
-    rng, types = stream(seed, "report population"), len(evaluation.types)
-    half = stratified_group_split(evaluation.test.y[others], evaluation.test_groups[others], 0.5, 1, rng)
-    population = evaluation.test.take(others[half])
-    require(len(population), 2, "test samples to stand for the population")
-    samples = evaluation.training.take(members).join(evaluation.test.take(others[~half]))
-    member, y = np.arange(len(samples)) < len(members), samples.y
-    counts = np.stack([np.bincount(y[member == side], minlength=types) for side in (False, True)])
-    matched = counts.min(0) * np.isin(np.arange(types), population.y) * np.isin(np.arange(types), released.y)
-    weights = matched[y] / counts[member.astype(int), y]
-    pca = None
-    if released.x.shape[1] > PROJECT_ABOVE:
-        pca = fit_components(released.join(population).x, MANY_COMPONENTS, rng)
-        released, population, samples = (Samples(pca.transform(s.x), s.y) for s in (released, population, samples))
-    model, background = TypeGaussian.fit(released, types), TypeGaussian.fit(population, types)
-    if parameters:
-        means, covariance = parameters
-        model = replace(model, means=pca.transform(means) if pca else means)
-        if covariance is not None:
-            covariance = pca.components_ @ covariance @ pca.components_.T if pca else covariance
-            model = replace(model, precision=np.linalg.inv(covariance))
-    scores = attack_scores(released, population, samples, model, background)
-    return {name: Attack(score, member, y, weights) for name, score in scores.items()}
-
-
-def closest_records(x: np.ndarray, evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distance of rows x to the closest training sample, and to the closest of another group, (rows,).
-
-    Distances are root mean squares over genes. Of a group at most NEIGHBOURS samples are passed over.
+    Half of the test samples stand for the population, the others may be mistaken for members. Of each group one sample
+    is guessed at, since intervals take samples to be independent.
     """
     if evaluation.unknown_training:
         raise UnavailableError(evaluation.unknown_training)
-    require(len(evaluation.records), 2, "training samples")
-    number = min(NEIGHBOURS + 1, len(evaluation.records))
-    search = sklearn.neighbors.NearestNeighbors(n_neighbors=number, algorithm="brute").fit(evaluation.records)
-    distance, index = search.kneighbors(x)
-    groups = evaluation.record_groups[index]
-    other = groups != groups[:, :1]
-    other[:, -1] = True
-    second = np.take_along_axis(distance, other.argmax(1)[:, None], 1)[:, 0]
-    return distance[:, 0] / math.sqrt(x.shape[1]), second / math.sqrt(x.shape[1])
+    kinds = {kind: one.take(np.unique(one.groups, return_index=True)[1]) for kind, one in evaluation.kinds.items()}
+    members, others, released = kinds["training"], kinds["test"], evaluation.kinds["synthetic"]
+    rng = stream(seed, "report population")
+    half = stratified_group_split(others.y, others.groups, 0.5, 1, rng)
+    population, samples = others.take(half), members.join(others.take(~half))
+    require(len(population), 2, "test samples to stand for the population")
+    member, y, types = np.arange(len(samples)) < len(members), samples.y, len(evaluation.types)
+    counts = np.stack([np.bincount(y[member == side], minlength=types) for side in (False, True)])
+    known = [np.bincount(part.y, minlength=types) > 0 for part in (population, released)]
+    weights = (counts.min(0) * known[0] * known[1])[y] / counts[member.astype(int), y]
+    scores = attack_scores(evaluation, population, samples, rng)
+    return {name: Attack(score, member, y, weights) for name, score in scores.items()}
 
 
-# ---- report: the table of measures, and what comes of it
+# ---- report: the measures, and the one table of them -------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Side:
     """Synthetic samples, or for reference training samples (kind "training"), held against test samples.
 
-    even is the evaluation with equally many rows of each kind and type, on whose numbers most measures depend; plane
-    holds the principal components of these, columns some of the genes. predicted (test samples,) are the type codes
-    that classifiers give, trained on as many samples of each type of either kind. attacks are on the samples as if
-    they were released; for reference, on half of the test samples.
+    even are as many samples of each type of each kind, since most measures depend on their number. predicted are the
+    type codes of the test samples (rows,) by classifiers trained on either kind, as many samples of each type. attacks
+    are on the samples as if they were released; for reference, on half of the test samples.
     """
 
-    kind: str
     evaluation: Evaluation
-    even: Evaluation
-    plane: Any
-    columns: np.ndarray
+    kind: str
+    even: dict[str, GroupedSamples]
     predicted: dict[str, np.ndarray]
     attacks: dict[str, Attack] | UnavailableError
     seed: int
 
     @property
-    def pair(self) -> tuple[Samples, Samples]:
+    def pair(self) -> tuple[GroupedSamples, GroupedSamples]:
         """The samples in question, and as many test samples of each type."""
-        return self.even.kinds()[self.kind], self.even.test
-
-    @property
-    def enough(self) -> tuple[Samples, Samples]:
-        """The same, where there are enough for measures of all types together."""
-        require(len(self.even.test), MIN_ROWS, "samples of each kind")
-        return self.pair
+        return self.even[self.kind], self.even["test"]
 
 
-# Each takes a Side and returns values or estimates by the names of the measures, or why they are unavailable.
+# Each takes a Side and returns values by the names of the measures: a number, a number and the ends of its intervals,
+# or why it is unavailable.
 
 
-def marginals(side: Side) -> dict[str, Any]:
-    """Compare the distribution of each gene, and its moments: within types and in training units."""
-    samples, test = side.enough
-    distances, real = (gene_distances(one.x, test.x) for one in (samples, side.even.training))
-    found = (type_moments(one, len(side.even.types), side.even.sd) for one in (samples, test))
-    agreement = itertools.starmap(concordance, zip(*found, strict=True))
+def fidelity(side: Side) -> dict[str, Any]:
+    """Compare genes one by one, moments by type, correlations, and clouds of samples."""
+    (samples, test), training = side.pair, side.even["training"]
+    require(len(test), MIN_ROWS, "samples of each kind")
+    require(len(side.evaluation.sd), MIN_GENES, "genes")
+    distances, usual = (gene_distances(one.x, test.x) for one in (samples, training))
+    means, variances = zip(*(type_moments(one, side.evaluation) for one in side.pair), strict=True)
+    rows = stream(side.seed, "report width").permutation(len(test))[:BLOCK]
+    apart = sklearn.metrics.pairwise_distances(training.x[rows], test.x[rows])
+    every = np.concatenate([one.x for one in side.even.values()])  # kinds left out would shrink into the plane
+    plane = principal_directions(every, COMPONENTS, stream(side.seed, "report plane"))
+    manifold = manifold_measures(*(one.x @ plane for one in side.pair))
     return {
         "ks_median": np.median(distances),
-        "ks_share_beyond": np.mean(distances > np.quantile(real, 0.95)),
-        **dict(zip(("mean_agreement", "variance_agreement"), agreement, strict=True)),
-    }
-
-
-def correlation_agreement(side: Side) -> dict[str, Any]:
-    """Correlate, over pairs of genes, their correlations with those in test samples."""
-    require(len(side.even.sd), 3, "genes")
-    pair = [correlations(samples.x[:, side.columns]) for samples in side.enough]
-    return {"correlation_agreement": np.corrcoef(*pair)[0, 1] if min(map(np.ptp, pair)) > 0 else 0.0}
-
-
-def neighbourhoods(side: Side) -> dict[str, Any]:
-    """Compare clouds of samples; the kernel is as wide as training and test samples are apart."""
-    samples, test = side.enough
-    rows = stream(side.seed, "report width").permutation(len(test))[:BLOCK]
-    apart = sklearn.metrics.pairwise_distances(side.even.training.x[rows], test.x[rows])
-    found = manifold_measures(*(side.plane.transform(one.x) for one in (samples, test)))
-    return {
+        "ks_share_beyond": np.mean(distances > np.quantile(usual, 0.95)),
+        "mean_agreement": concordance(*means),
+        "variance_agreement": concordance(*variances),
+        "correlation_agreement": mean_correlation(*(correlations(one.x)[None] for one in side.pair)),
         "mmd": mmd(samples.x, test.x, float(np.median(np.square(apart)))),
-        **dict(zip(("precision", "recall", "density", "coverage"), found, strict=True)),
+        "two_sample_auc": attempt(two_sample_auc, side.pair, stream(side.seed, "report two samples")),
+        **dict(zip(("precision", "recall", "density", "coverage"), manifold, strict=True)),
     }
-
-
-def two_samples(side: Side) -> dict[str, Any]:
-    """Have a classifier tell samples from as many real ones of each type, not tearing groups apart.
-
-    Gradient boosting on 50 principal components, trained on one half and scored on the other, and the other way round
-    (Lopez-Paz and Oquab 2017).
-    """
-    samples, test = side.enough
-    rng, groups = stream(side.seed, "report two samples"), side.even.training_groups
-    groups = np.arange(len(samples)).astype(str) if side.kind == "synthetic" else groups
-    groups = np.concatenate([np.char.add("a", groups), np.char.add("b", side.even.test_groups)])
-    both, drawn = samples.join(test), np.repeat([1, 0], len(test))
-    half = balanced_halves(both.y, drawn, groups, rng)
-    x, drawn, half = both.x[half >= 0], drawn[half >= 0], half[half >= 0]
-    require(np.count_nonzero(drawn), MIN_ROWS_TO_CLASSIFY, "samples of each kind")
-    require(len(np.unique(half)), 2, "halves of the groups")
-    components = fit_components(x, COMPONENTS, rng).transform(x)
-    trees = sklearn.ensemble.HistGradientBoostingClassifier(max_iter=80, random_state=sklearn_seed(rng))
-    with threadpoolctl.threadpool_limits(None if len(drawn) > 8 * BLOCK else 1):  # on few rows threads only wait
-        halves = sklearn.model_selection.PredefinedSplit(half)
-        predict = sklearn.model_selection.cross_val_predict
-        score = predict(trees, components, drawn, cv=halves, method="predict_proba")[:, 1]
-    auc, *ends = auc_interval(score[drawn == 1], score[drawn == 0])
-    return {"two_sample_auc": Estimate(auc, tuple(ends))}
 
 
 def recognition(side: Side) -> dict[str, Any]:
-    """Score on test samples what was trained on the samples.
-
-    The interval is that of the difference from what was trained on training samples, by groups.
-    """
-    y = side.evaluation.test.y
-    scores = score_predictions(side.predicted[side.kind], y)
-    right, control = (side.predicted[kind] == y for kind in (side.kind, "training"))
-    gain = gain_interval(right, control, y, side.evaluation.test_groups, balanced=True, trained=False)
-    value = scores["balanced_accuracy"]
-    scores["balanced_accuracy"] = Estimate(value, tuple(value - gain.mean + end for end in gain.interval))
+    """Score on test samples what was trained on the samples; the interval is of the difference from the control."""
+    test = side.evaluation.kinds["test"]
+    scores: dict[str, Any] = score_predictions(side.predicted[side.kind], test.y)
+    right, control = (side.predicted[kind] == test.y for kind in (side.kind, "training"))
+    gain = gain_interval(right, control, test.y, test.groups, balanced=True, trained=False)
+    balanced = scores["balanced_accuracy"]
+    scores["balanced_accuracy"] = balanced, *(balanced - gain.mean + end for end in gain.interval)
     return {f"tstr_{name}": score for name, score in scores.items()}
 
 
 def differential_expression(side: Side) -> dict[str, Any]:
     """Compare which genes set types apart with those that do in test samples."""
-    several = np.flatnonzero(np.bincount(side.even.test.y) > FEW_ROWS_OF_TYPE)
+    several = np.flatnonzero(np.bincount(side.even["test"].y) > FEW_ROWS_OF_TYPE)
     require(len(several), 2, f"types with more than {FEW_ROWS_OF_TYPE} samples of each kind")
-    chosen = (samples.take(np.isin(samples.y, several)) for samples in side.pair)
-    found = (contrasts(Samples(one.x, np.searchsorted(several, one.y))) for one in chosen)
-    t, changes = zip(*found, strict=True)
+    require(len(side.evaluation.sd), MIN_GENES, "genes")
+    t, changes = zip(*(contrasts(one.take(np.isin(one.y, several))) for one in side.pair), strict=True)
     return {
         "de_overlap_50": attempt(top_overlap, *t, 50),
         "de_overlap_100": attempt(top_overlap, *t, 100),
-        "de_rank_correlation": attempt(mean_correlation, *(scipy.stats.rankdata(one, axis=1) for one in t)),
-        "log_fold_change_correlation": attempt(mean_correlation, *(change * side.even.sd for change in changes)),
+        "de_rank_correlation": mean_correlation(*(scipy.stats.rankdata(one, axis=1) for one in t)),
+        "log_fold_change_correlation": mean_correlation(*(one * side.evaluation.sd for one in changes)),
     }
 
 
-def attacks(side: Side, label: int | None = None) -> dict[str, Any]:
-    """Return each attack's AUC, and the share of members found at 1% and 10% false alarms, of all types or of one."""
+def attack_success(side: Side, label: int | None = None) -> dict[str, Any]:
+    """Return each attack's AUC, and the shares of members found at rates of false alarms, of all types or of one."""
     if isinstance(side.attacks, UnavailableError):
         raise side.attacks
     return {
-        f"{name}_{key}": attempt(attack.estimate, label, rate)
-        for key, rate in (("auc", None), ("tpr", 0.01), ("tpr10", 0.1))
+        f"{name}_{key}": attempt(attack.estimate, rate, label)
+        for key, _, rate, _ in ATTACK_STATISTICS
         for name, attack in side.attacks.items()
     }
 
@@ -4767,25 +4656,25 @@ def copies(side: Side) -> dict[str, Any]:
 
     Beside them the median distance to the closest. For reference, all are those of test samples.
     """
-    evaluation, test = side.evaluation, side.kind == "training"
-    first, second = closest_records(evaluation.test.x if test else evaluation.released, evaluation)
-    matched, _ = closest_records(side.pair[test].x, evaluation)
+    evaluation = side.evaluation
+    if evaluation.unknown_training:
+        raise UnavailableError(evaluation.unknown_training)
+    kind = "test" if side.kind == "training" else "synthetic"
+    released = evaluation.kinds["test"].x if kind == "test" else evaluation.released
+    some = stream(side.seed, "report copies").permutation(len(released))[:MAX_RELEASED]
+    first, second = closest_records(released[some], evaluation.records)
+    matched, _ = closest_records(side.even[kind].x, evaluation.records)
     copied = first <= COPY_DISTANCE
     near = np.mean(copied | (first < second / 2))
     return {"copies": np.mean(copied), "near_copies": near, "closest_record_median": np.median(matched)}
 
 
 def measure_type(side: Side, label: int) -> dict[str, Any]:
-    """Return the measures of a type: of the median gene, of the test samples that are recognised, and attacks."""
-    pair = [samples.x[samples.y == label][:, side.columns] for samples in side.pair]
-    recognised = side.predicted[side.kind][side.evaluation.test.y == label] == label
-    distance = UnavailableError(f"{len(pair[1])} samples of each kind, and {MIN_ROWS_OF_TYPE} are needed")
-    if len(pair[1]) >= MIN_ROWS_OF_TYPE:
-        distance = np.median(gene_distances(*pair))
-    found = attempt(attacks, side, label)
-    if isinstance(found, UnavailableError):
-        found = {row.name: found for row in MEASURES if row.function is attacks}
-    return {"ks_median": distance, "tstr_recall": np.mean(recognised), **found}
+    """Return the Kolmogorov-Smirnov distance of a type's median gene, and the share of test samples recognised."""
+    recalled = np.mean(side.predicted[side.kind][side.evaluation.kinds["test"].y == label] == label)
+    samples, test = (one.x[one.y == label] for one in side.pair)
+    too_few = attempt(require, len(test), MIN_ROWS_OF_TYPE, "samples of each kind")
+    return {"ks_median": too_few or np.median(gene_distances(samples, test)), "tstr_recall": recalled}
 
 
 @dataclass(frozen=True)
@@ -4821,18 +4710,23 @@ GROUPS = {  # key in report.json: heading, and the words of the verdict
 }
 FIDELITY, UTILITY, PRIVACY = GROUPS
 MOST, HALF, NEARLY_ALL = Limit("least", 0, 0.8), Limit("least", 0, 0.5), Limit("least", -0.05, 1)  # of the reference
+ATTACK_STATISTICS = (  # key, label, rate of false alarms, limit
+    ("auc", "membership attack AUC", None, Limit("most", 0.55, chance=0.5, slack=0.05)),
+    ("tpr", "found, 1% false alarms", 0.01, Limit("most", 0.02, chance=0.01, slack=0.01)),
+    ("tpr10", "found, 10% false alarms", 0.1, None),
+)
 MEASURES = (
-    Measure("ks_median", "Kolmogorov-Smirnov distance, median gene", FIDELITY, marginals, Limit("most", 0.05, 1)),
-    Measure("ks_share_beyond", "genes beyond the real 95% of it", FIDELITY, marginals),
-    Measure("mean_agreement", "agreement of means by type", FIDELITY, marginals, MOST),
-    Measure("variance_agreement", "agreement of variances within types", FIDELITY, marginals, HALF),
-    Measure("correlation_agreement", "agreement of gene-gene correlations", FIDELITY, correlation_agreement, MOST),
-    Measure("mmd", "maximum mean discrepancy, squared", FIDELITY, neighbourhoods),
-    Measure("two_sample_auc", "classifier two-sample AUC", FIDELITY, two_samples, Limit("most", 0.7, chance=0.5)),
-    Measure("precision", "precision", FIDELITY, neighbourhoods),
-    Measure("recall", "recall", FIDELITY, neighbourhoods, HALF),
-    Measure("density", "density", FIDELITY, neighbourhoods),
-    Measure("coverage", "coverage", FIDELITY, neighbourhoods, HALF),
+    Measure("ks_median", "Kolmogorov-Smirnov distance, median gene", FIDELITY, fidelity, Limit("most", 0.05, 1)),
+    Measure("ks_share_beyond", "genes beyond the real 95% of it", FIDELITY, fidelity),
+    Measure("mean_agreement", "agreement of means by type", FIDELITY, fidelity, MOST),
+    Measure("variance_agreement", "agreement of variances within types", FIDELITY, fidelity, HALF),
+    Measure("correlation_agreement", "agreement of gene-gene correlations", FIDELITY, fidelity, MOST),
+    Measure("mmd", "maximum mean discrepancy, squared", FIDELITY, fidelity),
+    Measure("two_sample_auc", "classifier two-sample AUC", FIDELITY, fidelity, Limit("most", 0.7, chance=0.5)),
+    Measure("precision", "precision", FIDELITY, fidelity),
+    Measure("recall", "recall", FIDELITY, fidelity, HALF),
+    Measure("density", "density", FIDELITY, fidelity),
+    Measure("coverage", "coverage", FIDELITY, fidelity, HALF),
     Measure("tstr_accuracy", "test accuracy, trained on it", UTILITY, recognition),
     Measure("tstr_balanced_accuracy", "test balanced accuracy, trained on it", UTILITY, recognition, NEARLY_ALL),
     Measure("tstr_macro_f1", "test macro F1, trained on it", UTILITY, recognition),
@@ -4841,12 +4735,8 @@ MEASURES = (
     Measure("de_rank_correlation", "correlation of gene ranks by type", UTILITY, differential_expression, MOST),
     Measure("log_fold_change_correlation", "correlation of log-fold changes", UTILITY, differential_expression, MOST),
     *(
-        Measure(f"{attack}_{key}", f"{what}, {name}", PRIVACY, attacks, limit)
-        for key, what, limit in (
-            ("auc", "membership attack AUC", Limit("most", 0.55, chance=0.5, slack=0.05)),
-            ("tpr", "found, 1% false alarms", Limit("most", 0.02, chance=0.01, slack=0.01)),
-            ("tpr10", "found, 10% false alarms", None),
-        )
+        Measure(f"{attack}_{key}", f"{what}, {name}", PRIVACY, attack_success, limit)
+        for key, what, _, limit in ATTACK_STATISTICS
         for attack, name in ATTACKS.items()
     ),
     Measure("copies", "exact copies of training samples", PRIVACY, copies, Limit("most", 0, 1)),
@@ -4855,51 +4745,49 @@ MEASURES = (
 )
 
 
-@dataclass(frozen=True)
-class Report:
-    """What was found of an evaluation: measures by group and name, types worst first, and a verdict on each group."""
+# ---- report: what the measures say -------------------------------------------------------------------------------
 
-    evaluation: Evaluation
-    measures: dict[str, dict[str, dict[str, Any]]]
-    by_type: list[dict[str, Any]]
-    verdicts: dict[str, dict[str, Any]]
-    synthetic: Side
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what report.json holds, less its manifest."""
-        return {**self.measures, "verdicts": self.verdicts, "by_type": self.by_type}
+ANSWERS = {True: "yes", False: "no", None: "inconclusive"}
 
 
-def hold_against(found: Any, real: Any, name: str) -> dict[str, Any]:
-    """Return value and intervals of a measure of synthetic samples, and for reference the value of real ones."""
-    estimate, reference = (one if isinstance(one, UnavailableError) else one[name] for one in (found, real))
-    if isinstance(estimate, UnavailableError):
-        return {"value": None, "why": str(estimate)}
-    values = [getattr(one, "value", one) for one in (estimate, reference)]
-    values = [None if isinstance(value, UnavailableError) else float(value) for value in values]
-    ends = {name: getattr(estimate, name, None) for name in ("interval", "simultaneous")}
-    return dict(zip(("value", "reference"), values, strict=True)) | {
-        name: [*pair] for name, pair in ends.items() if pair
-    }
+def measure(
+    function: Callable[..., dict[str, Any]], names: Iterable[str], sides: Sequence[Side], *label: int
+) -> dict[str, dict[str, Any]]:
+    """Return, by name, value and intervals of synthetic samples and the value of real ones, or why unavailable."""
+    found: dict[str, dict[str, Any]] = {}
+    both = [attempt(function, side, *label) for side in sides]
+    for name in names:
+        estimate, reference = (one if isinstance(one, UnavailableError) else one[name] for one in both)
+        if isinstance(estimate, UnavailableError):
+            found[name] = {"value": None, "why": str(estimate)}
+            continue
+        value, *ends = np.atleast_1d(estimate).tolist()
+        known = not isinstance(reference, UnavailableError)
+        found[name] = {"value": value, "reference": float(np.atleast_1d(reference)[0]) if known else None}
+        for kind in ("interval", "simultaneous")[: len(ends) // 2]:
+            found[name][kind], ends = ends[:2], ends[2:]
+    return found
+
+
+def measure_types(sides: Sequence[Side]) -> list[dict[str, Any]]:
+    """Return the number of samples and the measures of each type, worst type first."""
+    entries = []
+    attacks = [row.name for row in MEASURES if row.function is attack_success]
+    for label, name in enumerate(sides[0].evaluation.types.tolist()):
+        counts = {kind: int(np.sum(samples.y == label)) for kind, samples in sides[0].evaluation.kinds.items()}
+        found = measure(measure_type, ("ks_median", "tstr_recall"), sides, label)
+        entries.append({"type": name, **counts, **found, **measure(attack_success, attacks, sides, label)})
+    return sorted(entries, key=shortfall, reverse=True)
 
 
 def shortfall(entry: dict[str, Any]) -> float:
     """Return how far the worst of a type's measures falls behind its reference, an attack as far as is certain."""
-    behind = [entry["tstr_recall"]["reference"] - entry["tstr_recall"]["value"]]
-    if entry["ks_median"]["value"] is not None:
-        behind.append(entry["ks_median"]["value"] - entry["ks_median"]["reference"])
+    recall, distance = entry["tstr_recall"], entry["ks_median"]
+    behind = [recall["reference"] - recall["value"]]
+    if distance["value"] is not None:
+        behind.append(distance["value"] - distance["reference"])
     attacks = (entry[f"{attack}_auc"] for attack in ATTACKS)
     return max(behind + [attack["interval"][0] - 0.5 for attack in attacks if attack["value"] is not None])
-
-
-def measure_types(evaluation: Evaluation, sides: Sequence[Side]) -> list[dict[str, Any]]:
-    """Return the number of samples and the measures of each type, worst type first."""
-    entries = []
-    for label, name in enumerate(evaluation.types.tolist()):
-        counts = {kind: int(np.sum(samples.y == label)) for kind, samples in evaluation.kinds().items()}
-        found, real = (measure_type(side, label) for side in sides)
-        entries.append({"type": name, **counts, **{key: hold_against(found, real, key) for key in found}})
-    return sorted(entries, key=shortfall, reverse=True)
 
 
 def judge_measure(row: Measure, found: dict[str, Any]) -> tuple[bool | None, str]:
@@ -4929,162 +4817,138 @@ def judge_group(group: str, measures: dict[str, dict[str, Any]], evaluation: Eva
     ok = False if any(kept is False for kept, _ in answers) else all(kept for kept, _ in answers) or None
     words = "; ".join(dict.fromkeys(text for kept, text in answers if kept is ok))
     if ok and group == PRIVACY:
+        released = len(evaluation.kinds["synthetic"])
         parameters = " and the generator's parameters" * bool(evaluation.parameters)
-        words = f"against {len(ATTACKS)} attacks on {len(evaluation.synthetic)} released samples{parameters}: {words}"
+        words = f"against {len(ATTACKS)} attacks on {released} released samples{parameters}: {words}"
     elif ok and evaluation.unknown_training:
         words += "; it may have been trained on the test samples, since its training samples are not known"
     return {"ok": ok, "words": f"{ANSWERS[ok]}: {words}"}
 
 
-def attack_either(evaluation: Evaluation, kind: str, seed: int) -> dict[str, Attack]:
-    """Attack the synthetic samples, or for reference half of the test samples, as if they were released."""
-    if evaluation.unknown_training:
-        raise UnavailableError(evaluation.unknown_training)
-    test, groups = evaluation.test, evaluation.test_groups
-    if kind == "synthetic":
-        return run_attacks(evaluation, evaluation.synthetic, np.arange(len(test)), evaluation.parameters, seed)
-    half = stratified_group_split(test.y, groups, 0.5, 1, stream(seed, "report released"))
-    require(np.count_nonzero(half), 1, "test samples to release")
-    return run_attacks(evaluation, test.take(half), np.flatnonzero(~half), None, seed)
-
-
 def take_sides(evaluation: Evaluation, seed: int) -> list[Side]:
-    """Return the synthetic samples and the training samples, with all that their measures have in common."""
-    index = match_types([samples.y for samples in evaluation.kinds().values()], stream(seed, "report even"))
-    even = evaluation.take(**dict(zip(evaluation.kinds(), index, strict=True)))
-    every = np.concatenate([samples.x for samples in even.kinds().values()])  # others would shrink into the plane
-    plane = fit_components(every, COMPONENTS, stream(seed, "report plane"))
-    columns = np.sort(stream(seed, "report genes").permutation(len(even.sd))[:MAX_CORRELATED])
-    kinds = {kind: evaluation.kinds()[kind] for kind in ("synthetic", "training")}
-    index = match_types([samples.y for samples in kinds.values()], stream(seed, "report classifiers"))
-    predicted = {}
-    for (kind, samples), rows in zip(kinds.items(), index, strict=True):
-        classifier = fit_logistic_regression(samples.take(rows), len(evaluation.types), LOGISTIC_C[0])
-        predicted[kind] = classifier.predict(evaluation.test.x).argmax(1)
-    attacked = {kind: attempt(attack_either, evaluation, kind, seed) for kind in kinds}
-    return [Side(kind, evaluation, even, plane, columns, predicted, attacked[kind], seed) for kind in kinds]
+    """Return synthetic and training samples as sides, with no more rows than a report looks at; its notes say so."""
+    kept, notes, rng = {}, [*evaluation.notes], stream(seed, "report samples")
+    for kind, samples in evaluation.kinds.items():
+        kept[kind] = samples.take(thin(samples.y, MAX_RELEASED if kind == "synthetic" else MAX_REAL, rng))
+        if len(kept[kind]) < (known := np.count_nonzero(samples.y >= 0)):
+            notes.append(f"the report is on {len(kept[kind])} of {known} {kind} samples, drawn at random")
+    evaluation, test = replace(evaluation, kinds=kept, notes=tuple(notes)), kept["test"]
+    matched = match_types([samples.y for samples in kept.values()], stream(seed, "report even"))
+    even = {kind: samples.take(index) for (kind, samples), index in zip(kept.items(), matched, strict=True)}
+    kinds, predicted = ("synthetic", "training"), {}
+    matched = match_types([kept[kind].y for kind in kinds], stream(seed, "report classifiers"))
+    for kind, index in zip(kinds, matched, strict=True):
+        classifier = fit_logistic_regression(kept[kind].take(index), len(evaluation.types), LOGISTIC_C[0])
+        predicted[kind] = classifier.predict(test.x).argmax(1)
+    half = stratified_group_split(test.y, test.groups, 0.5, 1, stream(seed, "report released"))
+    halves = kept | {"synthetic": test.take(half), "test": test.take(~half)}
+    reference = replace(evaluation, kinds=halves, parameters=None)
+    attacks = [attempt(run_attacks, attacked, seed) for attacked in (evaluation, reference)]
+    return [Side(evaluation, kind, even, predicted, *found, seed) for kind, *found in zip(kinds, attacks, strict=True)]
 
 
-def evaluate(evaluation: Evaluation, seed: int) -> Report:
-    """Take all measures of an evaluation and answer the three questions."""
-    evaluation = thin_evaluation(evaluation, stream(seed, "report samples"))
-    sides = take_sides(evaluation, seed)
-    found = {
-        function: [attempt(function, side) for side in sides] for function in {row.function: None for row in MEASURES}
-    }
-    measures: dict[str, dict[str, dict[str, Any]]] = {group: {} for group in GROUPS}
-    for row in MEASURES:
-        measures[row.group][row.name] = hold_against(*found[row.function], row.name)
-    verdicts = {group: judge_group(group, measures[group], evaluation) for group in GROUPS}
-    return Report(evaluation, measures, measure_types(evaluation, sides), verdicts, sides[0])
+def evaluate(evaluation: Evaluation, seed: int) -> tuple[dict[str, Any], Side]:
+    """Take all measures of an evaluation and answer the three questions.
+
+    Returns what report.json holds, less its manifest: measures by group and name, a verdict on each group, and types,
+    worst first; and the side of the synthetic samples.
+    """
+    sides, found = take_sides(evaluation, seed), {}
+    for function, rows in itertools.groupby(MEASURES, key=lambda row: row.function):
+        found |= measure(function, [row.name for row in rows], sides)
+    measures = {group: {row.name: found[row.name] for row in MEASURES if row.group == group} for group in GROUPS}
+    verdicts = {group: judge_group(group, measures[group], sides[0].evaluation) for group in GROUPS}
+    return {**measures, "verdicts": verdicts, "by_type": measure_types(sides)}, sides[0]
 
 
-def format_measure(found: dict[str, Any]) -> str:
-    """Format value, reference and interval of a measure."""
-    if found["value"] is None:
-        return f"{'-':>9s} {'-':>9s}"
-    reference = "-" if found["reference"] is None else f"{found['reference']:.4f}"
-    ends = "  {:.3f}..{:.3f}".format(*found["interval"]) if "interval" in found else ""
-    return f"{found['value']:9.4f} {reference:>9s}{ends}"
+WORST_TYPES = 5  # printed
+TYPE_HEADINGS = {
+    "ks_median": "KS distance",
+    "tstr_recall": "recall",
+    "attack_auc": "nearest",
+    "tracing_attack_auc": "tracing",
+}
 
 
-TYPE_MEASURES = ("ks_median", "tstr_recall", "attack_auc", "tracing_attack_auc")
-TYPE_HEADINGS = ("KS distance", "recall", "nearest", "tracing")
+def format_pair(found: dict[str, Any], digits: int) -> list[str]:
+    """Format value and reference of a measure."""
+    numbers = (found.get(key) for key in ("value", "reference"))
+    return ["-" if number is None else f"{number:.{digits}f}" for number in numbers]
 
 
-def format_type(entry: dict[str, Any]) -> str:
-    """Format name, values and references of a type."""
-    cells = [
-        "/".join("-" if (value := entry[name].get(key)) is None else f"{value:.3f}" for key in ("value", "reference"))
-        for name in TYPE_MEASURES
-    ]
-    return f"  {shorten(entry['type'], 25):25s}" + "".join(f"{cell:>13s}" for cell in cells)
-
-
-def format_report(report: Report, origin: str) -> list[str]:
+def format_report(report: dict[str, Any], kinds: dict[str, GroupedSamples], origin: str) -> list[str]:
     """Return the lines, of at most 80 characters, that say what was found of synthetic samples from that origin."""
-    training, test, synthetic = (len(samples) for samples in report.evaluation.kinds().values())
+    training, test, synthetic = map(len, kinds.values())
     lines = [
         f"Is it real? Is it private? {synthetic} synthetic, {training} training and {test} test samples",
         f"(synthetic: {origin}; real: the same of real samples)",
     ]
     for group, (heading, _) in GROUPS.items():
         lines.append(f"{heading:42s} {'synthetic':>9s} {'real':>9s}")
-        found = report.measures[group]
-        lines += [f"  {row.label:40s} {format_measure(found[row.name])}" for row in MEASURES if row.group == group]
-        for why in dict.fromkeys(measure["why"] for measure in found.values() if measure["value"] is None):
+        for row in (row for row in MEASURES if row.group == group):
+            found = report[group][row.name]
+            value, reference = format_pair(found, 4)
+            ends = "  {:.3f}..{:.3f}".format(*found["interval"]) if "interval" in found else ""
+            lines.append(f"  {row.label:40s} {value:>9s} {reference:>9s}{ends}")
+        for why in dict.fromkeys(found["why"] for found in report[group].values() if "why" in found):
             lines += textwrap.wrap(f"- {why}", 80, initial_indent="  ", subsequent_indent="    ")
-    lines.append(f"{'Worst types, synthetic/real':27s}" + "".join(f"{name:>13s}" for name in TYPE_HEADINGS))
-    lines += map(format_type, report.by_type[:WORST_TYPES])
+    lines.append(f"{'Worst types, synthetic/real':27s}" + "".join(f"{name:>13s}" for name in TYPE_HEADINGS.values()))
+    for entry in report["by_type"][:WORST_TYPES]:
+        cells = "".join(f"{'/'.join(format_pair(entry[name], 3)):>13s}" for name in TYPE_HEADINGS)
+        lines.append(f"  {shorten(entry['type'], 25):25s}{cells}")
     for group, (_, question) in GROUPS.items():
-        words = f"{question}: {report.verdicts[group]['words']}"
+        words = f"{question}: {report['verdicts'][group]['words']}"
         lines += textwrap.wrap(words, 80, subsequent_indent="  ", break_on_hyphens=False)
     return lines
 
 
-# ---- report: its figure
+# ---- report: its figure ------------------------------------------------------------------------------------------
 
 TYPE_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000")  # Okabe and Ito 2008
 OTHER_COLOUR = "#bbbbbb"
-SYNTHETIC_COLOUR, TRAINING_COLOUR = TYPE_COLOURS[:2]
 FIGURE_ROWS = 1000  # of each kind that a figure shows
 FIGURE_PAIRS = 4000  # of numbers
-FIGURE_SCORES = {
-    "tstr_accuracy": "accuracy",
-    "tstr_balanced_accuracy": "balanced accuracy",
-    "tstr_macro_f1": "macro F1",
-    "de_overlap_50": "top 50 genes",
-    "log_fold_change_correlation": "log-fold changes",
-}
 
 
-def draw_plane(axes: Axes, even: Evaluation, rng: np.random.Generator) -> None:
-    """Draw test and synthetic samples in the plane of the test samples' first two principal components, by type."""
-    require(len(even.test), MIN_ROWS, "samples of each kind")
-    require(even.test.x.shape[1], 2, "genes")
-    plane = fit_components(even.test.x, 2, rng)
-    commonest = np.argsort(-np.bincount(even.test.y, minlength=len(even.types)), kind="stable")[: len(TYPE_COLOURS)]
-    colours = np.full(len(even.types), OTHER_COLOUR, dtype=object)
-    colours[commonest] = TYPE_COLOURS[: len(commonest)]
-    for samples, marker, label in ((even.test, "o", "real"), (even.synthetic, "x", "synthetic")):
-        shown = samples.take(rng.permutation(len(samples))[:FIGURE_ROWS])
-        axes.scatter(*plane.transform(shown.x).T, 9, colours[shown.y], marker=marker, alpha=0.6, linewidths=0.7)
-        axes.scatter([], [], 30, "black", marker=marker, label=label)
-    for code in commonest:
-        name = shorten(even.types[code]).replace("$", r"\$")
-        name = " " * name.startswith("_") + name  # such a name would be hidden
-        axes.scatter([], [], 30, colours[code], marker="s", label=name)
-    if len(even.types) > len(commonest):
-        axes.scatter([], [], 30, OTHER_COLOUR, marker="s", label="other types")
+def draw_plane(axes: Axes, side: Side) -> None:
+    """Draw synthetic and test samples in the plane of the test samples' first two principal components, by type."""
+    (synthetic, test), names, rng = side.pair, side.evaluation.types, stream(side.seed, "report figure")
+    require(test.x.shape[1], 2, "genes")
+    plane = principal_directions(test.x, 2, rng)
+    commonest = np.argsort(-np.bincount(test.y, minlength=len(names)), kind="stable")
+    groups = [*zip(commonest, TYPE_COLOURS, names[commonest], strict=False)]
+    if len(names) > len(groups):
+        groups.insert(0, (commonest[len(groups) :], OTHER_COLOUR, "other types"))
+    shown = [one.take(rng.permutation(len(one))[:FIGURE_ROWS]) for one in (test, synthetic)]
+    for codes, colour, name in groups:
+        label = " " * name.startswith("_") + shorten(name).replace("$", r"\$")  # "_" would hide it, "$" start formulae
+        for samples, marker in zip(shown, "ox", strict=True):
+            x, y = (samples.x[np.isin(samples.y, codes)] @ plane).T
+            axes.scatter(x, y, 9, colour, marker=marker, alpha=0.6, linewidths=0.7, label=label * (marker == "o"))
     axes.set(xlabel="first component", ylabel="second component")
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, handletextpad=0.1, borderpad=0)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), markerscale=2, frameon=False, handletextpad=0.1)
 
 
-def draw_pairs(
-    axes: Axes, even: Evaluation, statistic: Callable[[Samples], np.ndarray], rng: np.random.Generator
-) -> None:
+def draw_pairs(axes: Axes, side: Side, statistic: Callable[[Samples], np.ndarray]) -> None:
     """Draw a statistic of synthetic samples and, for reference, of training samples against that of test samples."""
-    require(len(even.test), MIN_ROWS, "samples of each kind")
-    real = statistic(even.test).ravel()
+    real = statistic(side.even["test"]).ravel()
     require(len(real), 1, "pairs of genes")
-    shown = rng.permutation(len(real))[:FIGURE_PAIRS]
-    kinds = (even.synthetic, SYNTHETIC_COLOUR, 8, "synthetic"), (even.training, TRAINING_COLOUR, 2, "training")
-    for samples, colour, size, label in kinds:
-        values = statistic(samples).ravel()
-        axes.scatter(real[shown], values[shown], size, colour, alpha=0.6, linewidths=0, label=label)
+    shown = stream(side.seed, "report figure").permutation(len(real))[:FIGURE_PAIRS]
+    for kind, colour, size in (("synthetic", TYPE_COLOURS[0], 8), ("training", TYPE_COLOURS[1], 2)):
+        values = statistic(side.even[kind]).ravel()
+        axes.scatter(real[shown], values[shown], size, colour, alpha=0.6, linewidths=0, label=kind)
     axes.axline((real[0], real[0]), slope=1, color="black", linewidth=0.8)
     axes.set(xlabel="test samples", ylabel="synthetic, training samples")
     axes.legend(markerscale=3, handletextpad=0.1, borderpad=0.2)
 
 
 def draw_scores(axes: Axes, measures: dict[str, dict[str, Any]]) -> None:
-    """Draw the table of how classifiers and contrasts learned from synthetic samples do on test samples."""
-    pairs = ((measures[name]["value"], measures[name].get("reference")) for name in FIGURE_SCORES)
-    cells = [["-" if number is None else f"{number:.3f}" for number in pair] for pair in pairs]
-    names, columns = [*FIGURE_SCORES.values()], ("synthetic", "real")
-    table = axes.table(cells, rowLabels=names, colLabels=columns, bbox=(0.52, 0.1, 0.85, 0.8))
+    """Draw the table of how what was learned from synthetic samples does on test samples."""
+    rows = {row.label: format_pair(measures[row.name], 3) for row in MEASURES if row.group == UTILITY}
+    box = (0.75, 0.1, 0.6, 0.8)
+    table = axes.table([*rows.values()], rowLabels=[*rows], colLabels=("synthetic", "real"), bbox=box)
     table.auto_set_font_size(False)
-    table.set_fontsize(13)
+    table.set_fontsize(10)
     axes.set_axis_off()
 
 
@@ -5093,7 +4957,7 @@ def draw_attacks(axes: Axes, side: Side) -> None:
     if isinstance(side.attacks, UnavailableError):
         raise side.attacks
     for (key, attack), colour, style in zip(side.attacks.items(), TYPE_COLOURS, ("-", "--", "-.", ":"), strict=False):
-        label = f"{attack.auc().value:.2f} {ATTACKS[key]}"
+        label = f"{attack.estimate()[0]:.2f} {ATTACKS[key]}"
         others, members, _ = sklearn.metrics.roc_curve(attack.member, attack.scores, sample_weight=attack.weights)
         axes.plot(others, members, style, color=colour, linewidth=2, label=label)
     rates = np.geomspace(1e-3, 1)
@@ -5104,28 +4968,21 @@ def draw_attacks(axes: Axes, side: Side) -> None:
     axes.legend(title="AUC", loc="upper left", borderpad=0.2, handlelength=2, fontsize=11)
 
 
-def draw_report(path: Path, report: Report, title: str) -> None:
+def draw_report(path: Path, side: Side, report: dict[str, Any], title: str) -> None:
     """Draw a report to path: types, means, variances, scores, correlations and attacks, one panel each."""
-    side, rng = report.synthetic, stream(report.synthetic.seed, "report figure")
-    even, types = side.even, len(side.even.types)
-    pairs = functools.partial(draw_pairs, even=even, rng=rng)
-    means, variances = (lambda samples, i=i: type_moments(samples, types, even.sd)[i] for i in (0, 1))
+    means, variances = (lambda samples, i=i: type_moments(samples, side.evaluation)[i] for i in (0, 1))
     panels: dict[str, Callable[[Axes], None]] = {
-        "Samples by type": lambda axes: draw_plane(axes, even, rng),
-        "Means of genes in types (sd)": functools.partial(pairs, statistic=means),
-        "Log variances within types": functools.partial(pairs, statistic=variances),
-        "Learned from synthetic or from real": lambda axes: draw_scores(axes, report.measures[UTILITY]),
-        "Correlations of genes": functools.partial(
-            pairs, statistic=lambda samples: correlations(samples.x[:, side.columns])
-        ),
+        "Samples by type (o real, x synthetic)": lambda axes: draw_plane(axes, side),
+        "Means of genes in types (sd)": lambda axes: draw_pairs(axes, side, means),
+        "Log variances within types": lambda axes: draw_pairs(axes, side, variances),
+        "Learned from synthetic or from real": lambda axes: draw_scores(axes, report[UTILITY]),
+        "Correlations of genes": lambda axes: draw_pairs(axes, side, lambda samples: correlations(samples.x)),
         "Who was in the training data?": lambda axes: draw_attacks(axes, side),
     }
-    verdicts = "   ".join(
-        f"{question}: {ANSWERS[report.verdicts[group]['ok']]}" for group, (_, question) in GROUPS.items()
-    )
+    answers = (f"{GROUPS[group][1]}: {ANSWERS[verdict['ok']]}" for group, verdict in report["verdicts"].items())
     with matplotlib.rc_context({"font.size": 13, "axes.titlesize": 14}):
         figure = matplotlib.figure.Figure(figsize=(14.5, 9), dpi=150, layout="constrained")
-        figure.suptitle(f"{title}\n{verdicts}", fontsize=16, parse_math=False)
+        figure.suptitle(f"{title}\n{'   '.join(answers)}", fontsize=16, parse_math=False)
         grid = figure.subplots(2, 3, width_ratios=(1.25, 1, 1))
         for axes, (name, draw) in zip(grid.flat, panels.items(), strict=True):
             axes.set_title(name)
@@ -5159,8 +5016,8 @@ def draw_accuracy(path: Path, table: list[dict[str, float]], title: str, band: s
             axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.set_xlabel("Epochs (same steps: as many steps as with synthetic data)", fontsize=12)
     axes.set_ylabel("Test accuracy", fontsize=12)
-    axes.set_xlim(0.5, len(table) + 0.5)
     axes.set_title(title, parse_math=False, fontsize=13)
+    axes.set_xlim(0.5, len(table) + 0.5)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.tick_params(labelsize=11)
     axes.grid(alpha=0.3)
@@ -5171,12 +5028,10 @@ def draw_accuracy(path: Path, table: list[dict[str, float]], title: str, band: s
 
 def write_accuracy_table(path: Path, table: list[dict[str, float]]) -> None:
     """Write accuracy by epoch to a .csv: the published columns, the control, and the ends of the bands."""
+    names = {"epochs": "Epochs"} | {key: CURVES[key][0] for key in ("real", "augmented", "same_steps")}
     ends = [key for key in table[0] if key.endswith(("_low", "_high"))]
-    keys = ["real", "augmented", "same_steps"]
-    with replacing(path) as beside, open(beside, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["Epochs", *(CURVES[key][0] for key in keys), *ends])
-        writer.writerows([row[key] for key in ("epochs", *keys, *ends)] for row in table)
+    with replacing(path) as beside:
+        pd.DataFrame(table)[[*names, *ends]].rename(columns=names).to_csv(beside, index=False)
 
 
 # ---- command line: what the user asks for; nothing above knows args -------------------------------------------------
@@ -5807,19 +5662,19 @@ def judge(
 ) -> dict[str, Any]:
     """Judge a generator, or a given table; print what is found and write it to the folder asked for."""
     start = time.perf_counter()
-    report = evaluate(find_evaluation(args, real, sampler, terminal), args.seed)
-    terminal.warn(*report.evaluation.notes)
+    found, side = evaluate(find_evaluation(args, real, sampler, terminal), args.seed)
+    terminal.warn(*side.evaluation.notes)
     origin = shorten(args.report_only.name, 40) if args.report_only else "drawn for this report"
-    terminal.print("", *format_report(report, origin))
+    terminal.print("", *format_report(found, side.evaluation.kinds, origin))
     if args.report:
         args.report.mkdir(exist_ok=True)
         data, figure = (args.report / name for name in REPORT_FILES)
-        write_json(data, report.as_dict() | {"manifest": manifest})
-        types = len(report.evaluation.types)
-        draw_report(figure, report, f"Synthetic samples ({origin}) of {manifest['data']['name']}, {types} types")
+        write_json(data, found | {"manifest": manifest})
+        types = len(side.evaluation.types)
+        draw_report(figure, side, found, f"Synthetic samples ({origin}) of {manifest['data']['name']}, {types} types")
         seconds = time.perf_counter() - start
         terminal.print(f"Report written to {data} and {figure.name} in {seconds:.1f} seconds")
-    return report.as_dict()
+    return found
 
 
 def run(args: Args) -> None:
