@@ -3096,8 +3096,8 @@ def write_samples(
 
     def draw_and_report() -> Iterator[np.ndarray]:
         for block in sampler.draw(labels, seed, "output", temperature, blocks):
-            yield block
             report(Progress(len(block), last - first))
+            yield block
 
     with replacing(path) as beside:
         write(beside, sampler, labels[first:last], first, draw_and_report())

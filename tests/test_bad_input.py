@@ -1,5 +1,6 @@
 """Bad input ends in one line on stderr that names the file, column or flag and the value, and leaves no file."""
 
+import functools
 import gzip
 import os
 import signal
@@ -304,7 +305,8 @@ def test_interrupts_end_with_one_line_and_no_file(
     tables: list[object], number: signal.Signals, code: int, says: str
 ) -> None:
     command = [sys.executable, str(SCRIPT), *map(str, tables), "-e", "1000000", "--results", "results.json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heed = functools.partial(signal.signal, number, signal.SIG_DFL)  # a shell's background jobs ignore Ctrl-C
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     for line in process.stdout:
         if line.startswith("Epoch 5/1000000"):
             break
