@@ -126,10 +126,11 @@ __version__ = "2.0.0"
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 BLOCK = 1024  # rows drawn from one random stream: 4 MB at 942 genes, which stays in cache
+COUNTS_ABOVE = 50.0  # never negative and above this: raw counts or TPM, since no log2 scale of expression gets there
 MIN_VARIANCE = 1e-3  # of a standardised gene: none is known better, and an outlier must not count for everything
 
 
-# ---- foundations: errors, random streams, samples, and files that appear whole or not at all --------------------
+# ---- foundations: errors, random streams, and samples -----------------------------------------------------------
 
 
 class RnagenError(Exception):
@@ -631,7 +632,7 @@ def find_agreement(table: Table, types: Table) -> tuple[int, int, dict[str, str]
         why = f"has a type for no sample of {table.path} (ids like {some(columns[0], 2)} against {ours})"
         raise RnagenError(f"{types.path}: {why}; make the sample ids agree")
     ways = {}  # by their ids: a column that repeats another is no other way
-    for axis, column in reversed(found):
+    for axis, column in reversed(found):  # the last one, and likeliest, stays
         own, other, name = axes[axis], columns[column], table.names[axis] if axis >= 0 else "header"
         ways[(*own, *other)] = f"{name!r} ({some(own, 2)}) with {types.names[column]!r} ({some(other, 2)})"
     if len(ways) > 1:
@@ -1073,7 +1074,6 @@ def split_by_ids(cohort: Cohort, ids: np.ndarray, path: Path) -> tuple[Cohort, C
 # ---- preprocessing: split by groups, then everything fitted on training samples only -----------------------------
 
 TRANSFORMS = ("none", "log2", "cpm")
-COUNTS_ABOVE = 50.0  # never negative and above this: raw counts or TPM, since no log2 scale of expression gets there
 FLOOR_SHARE = 0.001  # a lowest value that this share of all entries sits at is the floor of its scale
 GENES_AT_ONCE = 256  # in float64
 ENOUGH_DEPTHS = 10  # samples of a type to tell its distribution of depths
@@ -1386,7 +1386,7 @@ def prepare_dataset(
         train_groups=np.concatenate([training.groups[~validates], training.groups[validates]]),
         test_groups=test.groups,
         trained_on=training.fingerprint(),
-        missing=int(np.isnan(training.expression[:, preprocessing.kept]).sum()),
+        missing=int(np.isnan(training.expression).sum(axis=0)[preprocessing.kept].sum()),
     )
 
 
@@ -2939,6 +2939,11 @@ class Sampler:
     likelihoods: np.ndarray | None = None
     privacy: dict[str, Any] | None = None
 
+    @functools.cached_property
+    def location_scales(self) -> dict[float, LocationScale]:
+        """Those found so far, by temperature: for many genes they take seconds."""
+        return {}
+
     def draw(
         self, labels: np.ndarray, seed: int, purpose: str, temperature: float = 1.0, blocks: range | None = None
     ) -> Iterator[np.ndarray]:
@@ -2948,13 +2953,15 @@ class Sampler:
         which, all by default), and the first samples do not depend on how many follow. Samples for one purpose are
         independent of those for another.
         """
-        fitted = self.preprocessing
-        location_scale = self.model.location_scale(temperature, fitted.before_counting if fitted.gives_counts else None)
+        if temperature not in self.location_scales:
+            counting = self.preprocessing.before_counting if self.preprocessing.gives_counts else None
+            self.location_scales[temperature] = self.model.location_scale(temperature, counting)
+        location_scale = self.location_scales[temperature]
 
         def draw_block(number: int) -> np.ndarray:
             y = labels[number * BLOCK : (number + 1) * BLOCK]
             rng = stream(seed, f"{purpose} rows", number)
-            return fitted.restore(self.model.draw(y, rng, location_scale), y, rng)
+            return self.preprocessing.restore(self.model.draw(y, rng, location_scale), y, rng)
 
         room = max(2, DRAWN_AHEAD // (4 * BLOCK * len(self.genes)))
         threads = min(2 * CORES, room)  # while one waits for the decoder another draws noise
@@ -2992,7 +2999,8 @@ def released_parameters(sampler: Sampler, drawn: np.ndarray) -> tuple[np.ndarray
     fitted, model = sampler.preprocessing, sampler.model
     constant = np.nan_to_num(fitted.constant)
     means = np.tile(constant if fitted.transform == "none" else np.log2(constant + 1), (len(sampler.types), 1))
-    means[:, fitted.kept] = model.type_means * fitted.sd + fitted.mean
+    centres = model.type_means if model.conditional else model.drawn_mean
+    means[:, fitted.kept] = centres * fitted.sd + fitted.mean
     means = means[np.isin(sampler.types, drawn)]
     if model.kind != "gaussian" or len(fitted.kept) > MAX_COVARIANCE_GENES:
         return means, None
@@ -3235,6 +3243,7 @@ SIDE_BY_SIDE = 2**30  # bytes of rows in trainings at once, but one
 TRAINING_TEMPERATURE = 1.5  # of samples to train on: tests/benchmarks/generator.py
 CONTROL = "copies"  # real samples drawn again, as many and of the same types as the synthetic ones
 NETWORK_ALONE = "real, same steps"
+WITH_SYNTHETIC = ", with synthetic"  # how names of classifiers end that are trained on synthetic samples too
 
 
 @dataclass(frozen=True)
@@ -3729,14 +3738,6 @@ def choose_setting(
 
 # ---- comparison: all classifiers on the same rows, the verdict, and what the experiments of all splits come to ----
 
-REAL_ROWS_ALONE = ("real", NETWORK_ALONE, CONTROL, "logistic regression", "LDA", "Bayes rule")
-STRONG_CLASSIFIERS = (  # fitted once: they need no training by steps
-    "logistic regression",
-    "logistic regression, with synthetic",
-    "LDA",
-    "LDA, with synthetic",
-    "Bayes rule",
-)
 EQUAL_WITHIN = 0.01  # a classifier that is at most this much better than another is as good
 
 
@@ -3776,13 +3777,13 @@ def classifier_fits(experiment: Experiment) -> dict[str, Callable[[TrainingRows]
     lda = functools.partial(fit_lda, types=types, setting=shrinkage)
     network = functools.partial(fit_network, experiment)
     return {  # of equals, and where none can be scored, the first is taken
-        "LDA": lambda rows: lda(rows.real),
         "logistic regression": lambda rows: logistic(rows.real),
+        f"logistic regression{WITH_SYNTHETIC}": lambda rows: logistic(rows.with_synthetic),
+        "LDA": lambda rows: lda(rows.real),
+        f"LDA{WITH_SYNTHETIC}": lambda rows: lda(rows.with_synthetic),
         "Bayes rule": lambda rows: rows.factors,
         NETWORK_ALONE: lambda rows: network(rows.real, len(rows.real)),
         f"this {experiment.trained.model.kind}": lambda rows: network(rows.with_synthetic, len(rows.real)),
-        "logistic regression, with synthetic": lambda rows: logistic(rows.with_synthetic),
-        "LDA, with synthetic": lambda rows: lda(rows.with_synthetic),
     }
 
 
@@ -3796,8 +3797,8 @@ def in_points(gain: Gain) -> str:
 
 def best_of_each(fold_scores: dict[str, float]) -> tuple[str, str]:
     """Return the best classifier on real rows alone, and the best with synthetic rows, of scores in falling order."""
-    alone = next(name for name in fold_scores if name in REAL_ROWS_ALONE)
-    return alone, next((name for name in fold_scores if name not in REAL_ROWS_ALONE), "")
+    synthetic = [name for name in fold_scores if name.endswith(WITH_SYNTHETIC) or name.startswith("this ")]
+    return next(name for name in fold_scores if name not in synthetic), next(iter(synthetic), "")
 
 
 def verdict(helped: Gain | None, difference: Gain | None, fold_scores: dict[str, float]) -> str:
@@ -3843,7 +3844,8 @@ class ComparedClassifier(NamedTuple):
 class SplitComparison(NamedTuple):
     """What classifiers predicted of one split's test samples, of types y and groups, and their scores on inner folds.
 
-    predicted are type codes (trainings, test samples) by name; ours is the network with synthetic samples, if any were.
+    predicted are type codes (trainings, test samples) by name; ours is the network with synthetic samples, if any were;
+    fitted_once are the classifiers that need no training by steps.
     """
 
     predicted: dict[str, np.ndarray]
@@ -3851,6 +3853,7 @@ class SplitComparison(NamedTuple):
     y: np.ndarray
     groups: np.ndarray
     ours: str
+    fitted_once: frozenset[str]
 
     def scores(self, name: str) -> dict[str, float]:
         """Return the mean of each score over the trainings of a classifier."""
@@ -3858,7 +3861,7 @@ class SplitComparison(NamedTuple):
 
     def gain(self, name: str, over: str) -> Gain:
         """Return what one classifier gains over another."""
-        trained = not {name, over} <= {*STRONG_CLASSIFIERS}
+        trained = not {name, over} <= self.fitted_once
         right, other = self.predicted[name] == self.y, self.predicted[over] == self.y
         return gain_interval(right, other, self.y, self.groups, balanced=True, trained=trained)
 
@@ -3888,11 +3891,13 @@ def predict_split(experiment: Experiment) -> SplitComparison:
     predicted = {name: arms[name][:, 0] for name in ("real", NETWORK_ALONE, CONTROL, "SMOTE", "gaussian")}
     predicted[ours] = arms["augmented"][:, 0]
     fits, rows = classifier_fits(experiment), fit_rows(experiment, train, groups, experiment.sampler)
-    for name in STRONG_CLASSIFIERS:
+    fitted_once = frozenset(fits) - frozenset(predicted)
+    for name in (name for name in fits if name in fitted_once):
         predicted[name] = fits[name](rows).predict(test.x).argmax(axis=1)[None]
     make_rows = functools.partial(fit_rows, experiment)
     fold_scores = choose_best_on_inner_folds(fits, train, groups, experiment.seed, make_rows)
-    return SplitComparison(predicted, fold_scores, test.y, dataset.test_groups, ours * (len(experiment.labels) > 0))
+    ours *= len(experiment.labels) > 0
+    return SplitComparison(predicted, fold_scores, test.y, dataset.test_groups, ours, fitted_once)
 
 
 def compare_classifiers(splits: Sequence[SplitComparison], test_fraction: float) -> ClassifierComparison:
@@ -5191,15 +5196,16 @@ def list_conflicts(args: Args, given: set[str]) -> list[tuple[Any, set[str], str
     private, gaussian = args.epsilon is not None, args.model == "gaussian"
     writes = args.output or args.predict or args.report
     ways, types = COUNT_FLAGS & given, [name for name, _ in args.per_type or ()]
-    endings, out = " ".join(PREDICTION_SUFFIXES), args.predict and args.predict[1]
+    endings, (new, out) = " ".join(PREDICTION_SUFFIXES), args.predict or (None, None)
+    tables = {path.suffix for path in (args.rnaseq, new) if path}
     # fmt: off
     return [
         *((getattr(args, mode), given - flags - ANY_FLAGS - {mode}, f"does not go with --{mode}, {why}")
           for mode, (flags, why) in ALONE_FLAGS.items()),
-        (loads and not args.report, JUDGE_FLAGS, "does not go with --load_model without a --report"),
+        (loads and not args.report, JUDGE_FLAGS - {"layer"}, "does not go with --load_model without a --report"),
         (not args.rnaseq, {"types", "type_column"}, "give its expression table by --rnaseq as well"),
         (args.rnaseq, {"data"}, "is for runs without --rnaseq; give one of the two"),
-        (not args.rnaseq or args.rnaseq.suffix != ".h5ad", {"layer"}, "is for --rnaseq FILE.h5ad"),
+        (".h5ad" not in tables, {"layer"}, "is for --rnaseq FILE.h5ad, or --predict FILE.h5ad"),
         (len(ways) > 1, ways - {"n_samples"}, "say how many samples in one way: --n_samples, --per_type or --balance"),
         (len(set(types)) < len(types), {"per_type"}, "a type is named twice; name it once"),
         (loads and not args.output, COUNT_FLAGS | {"shard"}, "is for --output, which is not given"),
@@ -5443,7 +5449,10 @@ def check_outputs(args: Args) -> None:
 
 def write_json(path: Path, results: dict[str, Any]) -> None:
     """Write results to path, whole or not at all."""
-    finite = json.loads(json.dumps(results, default=str), parse_constant=lambda _: None)  # NaN is no JSON
+    finite = json.loads(
+        json.dumps(results, default=lambda one: one.item() if isinstance(one, np.generic) else str(one)),
+        parse_constant=lambda _: None,
+    )  # NaN is no JSON
     with replacing(path) as beside:
         beside.write_text(json.dumps(finite, indent=2) + "\n")
 
@@ -5488,7 +5497,9 @@ def model_config(args: Args, cohort: Cohort, terminal: Terminal) -> ModelConfig:
     private = None
     if args.epsilon:
         remedy = "add a column `type` of the type of each sample"
-        public = read_cohort(TableConfig(args.public, remedy=remedy)) if args.public else None
+        config = TableConfig(args.public, group_regex=args.group_regex, remedy=remedy)
+        public = read_cohort(config) if args.public else None
+        terminal.warn(*(public.notes if public else ()))
         training, _ = split_cohort(cohort, args.test_fraction, args.seed, args.train_per_type)
         private = fit_private(training, public, args.epsilon, args.delta, args.transform)
         privacy = private[2]
@@ -5567,7 +5578,7 @@ def train(
         trained = train_generator(model, dataset, args.seed, workers, terminal)
         terminal(trained)
         if trained.history:
-            steps = f"for as many steps as {trained.epoch} epochs had"
+            steps = f"for as many steps as {trained.epoch} epochs had" if trained.epoch else "without training steps"
             terminal.print(f"Fitted and trained again on all {dataset.n_training} samples, {steps}")
         return Experiment(dataset, config, args.seed, trained, labels), results | {"generator": trained.as_dict()}
     experiment = run_experiment(dataset, plan, model, config, args.seed, workers, terminal)
@@ -5647,7 +5658,7 @@ def find_evaluation(args: Args, real: Cohort, sampler: Sampler | None, terminal:
     else:
         training, test = split_cohort(real, args.test_fraction, args.seed, args.train_per_type)
     others = args.load_model and sampler.trained_on != training.fingerprint()
-    if others and args.train_ids:
+    if others and sampler.trained_on and args.train_ids:
         terminal.warn(f"{args.load_model} was saved with other training samples than those in {args.train_ids}")
     unknown = UNKNOWN_TRAINING if not args.train_ids and (others or args.report_only) else ""
     if args.report_only:
@@ -5695,6 +5706,10 @@ def run(args: Args) -> None:
             cohort = keep_top_types(cohort, args.top_k_types)
         results["data"] = describe_cohort(cohort)
     if workers.count > 1:
+        if args.epsilon:
+            raise RnagenError(
+                f"--epsilon {args.epsilon:g}: each worker would draw noise of its own; start a single one"
+            )
         workers.check_agreement({"arguments": digest_arguments(args), "tables": results["data"]["sha256"]})
     if args.output:
         check_gene_names(args.output, (sampler or cohort).genes)

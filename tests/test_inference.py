@@ -306,10 +306,12 @@ def test_the_verdict_over_splits_is_on_one_pair_of_classifiers() -> None:
     y, groups = np.repeat([0, 1], 30), np.arange(60).astype(str)
     names = ("copies", "LDA", "logistic regression", "this cvae", "LDA, with synthetic")
     fold_scores = [(0.5, 0.9, 0.6, 0.7, 0.8), (0.5, 0.3, 0.7, 0.8, 0.6)]  # on average: 0.5, 0.6, 0.65, 0.75, 0.7
-    splits = []
+    splits, once = [], frozenset(names) - {"copies", "this cvae"}
     for scores in fold_scores:
         predicted = {name: np.where(rng.random((2, 60)) < 0.8, y, 1 - y) for name in names}
-        splits.append(rnagen.SplitComparison(predicted, dict(zip(names, scores, strict=True)), y, groups, "this cvae"))
+        splits.append(
+            rnagen.SplitComparison(predicted, dict(zip(names, scores, strict=True)), y, groups, "this cvae", once)
+        )
     found = rnagen.compare_classifiers(splits, 0.5)
     assert list(found.fold_scores)[:2] == ["this cvae", "LDA, with synthetic"]
     assert rnagen.best_of_each(found.fold_scores) == ("logistic regression", "this cvae")
