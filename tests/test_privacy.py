@@ -3,10 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from conftest import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, norm
@@ -321,3 +324,53 @@ def test_plenty_of_samples_are_described_well(kind: str, types: int) -> None:
         real, synthetic = training.expression[training.types == name], drawn[labels == code]
         assert np.abs(real.mean(0) - synthetic.mean(0)).mean() < 0.4
         assert 0.5 < np.median(synthetic.std(0) / real.std(0)) < 2
+
+
+# ---- by the command line
+
+
+def write_cohort(path: Path, table: rnagen.Cohort, values: np.ndarray) -> Path:
+    """Write a cohort with these values; its ids are the patient's and the number of the sample."""
+    ids = pd.Index([f"{group}-{row}" for row, group in enumerate(table.groups)], name="Sample")
+    frame = pd.DataFrame(values, ids, table.genes)
+    frame["type"] = table.types
+    frame.to_csv(path, sep="\t")
+    return path
+
+
+BY_PATIENT = ("--group_regex", r"^(\d+-P\d+)-")
+PRIVATE = ("-m", "gaussian", "--epsilon", 10)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda x: x - 20, lambda x: np.exp2(x) + 0.5, lambda x: np.exp2(x).round()], ids=["none", "log2", "cpm"]
+)
+@pytest.mark.parametrize("public", [False, True])
+def test_a_private_model_can_be_drawn_from(
+    public: bool, change: Callable[[np.ndarray], np.ndarray], tmp_path: Path
+) -> None:
+    table, others = cohort(2000), cohort(300, seed=1)
+    values = change(table.expression)
+    if not public and values.min() < 0:
+        values += 20  # log2 from 0 on
+    path = write_cohort(tmp_path / "table.tsv", table, values)
+    more = ["--public", write_cohort(tmp_path / "public.tsv", others, change(others.expression))] if public else []
+    model, drawn = tmp_path / "model.safetensors", tmp_path / "drawn.tsv"
+    run = call("--rnaseq", path, *PRIVATE, *more, *BY_PATIENT, "--test_fraction", 0, "--save_model", model)
+    assert run.code == 0, run.err
+    run = call("--load_model", model, "--output", drawn, "-n", 500)
+    assert run.code == 0, run.err
+    rows = pd.read_csv(drawn, sep="\t")
+    for name, of_type in rows.groupby("type"):
+        real = values[table.types == name].mean(0)
+        assert np.corrcoef(of_type[table.genes.tolist()].mean(), real)[0, 1] > 0.7
+
+
+def test_patients_of_the_public_table_are_told_by_group_regex(tmp_path: Path) -> None:
+    table, others = cohort(2000), cohort(300, seed=1)
+    path = write_cohort(tmp_path / "table.tsv", table, table.expression)
+    shared = replace(others, groups=np.append(table.groups[:3], others.groups[3:]))
+    public = write_cohort(tmp_path / "public.tsv", shared, others.expression)
+    keep = ("--test_fraction", 0, "--save_model", tmp_path / "model.safetensors")
+    line = call("--rnaseq", path, *PRIVATE, "--public", public, *BY_PATIENT, *keep).error(1)
+    assert "has 6 samples or patients of the private table (0-P0, 0-P0-0" in line
