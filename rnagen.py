@@ -1874,8 +1874,7 @@ class Trainer:
 class Progress:
     """What a training reports: steps taken since the last report, of all; at the end of an epoch, its metrics.
 
-    Metrics have val_ twins on the samples that validate. Epoch 0 is before training; keeps_best says that the weights
-    of the epoch with the lowest val_loss will be kept.
+    Metrics have val_ twins on the samples that validate. Epoch 0 is before training.
     """
 
     steps: int
@@ -2089,9 +2088,9 @@ def truncated_pca(residuals: np.ndarray, latent: int, seed: int) -> tuple[np.nda
     return scores, variances, np.pad(directions, ((0, fill), (0, 0)))
 
 
-def remaining_variance(variance: np.ndarray, loadings: np.ndarray) -> np.ndarray:
-    """Return what of the variance within types (genes,) the loadings do not explain."""
-    return np.maximum(variance - np.square(loadings).sum(0), MIN_NOISE_SHARE * variance)
+def remaining_variance(variance: np.ndarray, loadings: np.ndarray, share: float = MIN_NOISE_SHARE) -> np.ndarray:
+    """Return what of the variance within types (genes,) the loadings do not explain, at least that share."""
+    return np.maximum(variance - np.square(loadings).sum(0), share * variance)
 
 
 class HeldOutFold(NamedTuple):
@@ -2183,8 +2182,8 @@ def choose_radius_sds(
     latent_lengths, noise_lengths = [], []  # squared
     for fold in folds:
         z, y = fold.projected[:, used] / np.sqrt(variances[used]), fold.held.y
-        roots = type_roots(Samples(fold.scores.x[:, used], fold.scores.y), len(noise_variance))
-        latent_lengths.extend(np.square(np.linalg.solve(roots.transpose(0, 2, 1)[y], z[..., None])).sum((1, 2)))
+        roots = type_roots(Samples(fold.scores.x[:, used], fold.scores.y), len(noise_variance)).transpose(0, 2, 1)
+        latent_lengths.extend(np.square(np.linalg.solve(roots[y], z[..., None])).sum((1, 2)))
         noise = fold.held.x - fold.projected[:, :latent] @ fold.directions[:latent]
         noise_lengths.extend((np.square(noise) / noise_variance[y]).sum(1))
     genes = max(noise_variance.shape[1] - latent, 1)
@@ -2395,12 +2394,7 @@ class CVAE(Generator, Network):
     n_totals = 9
 
     def __init__(
-        self,
-        kind: str,
-        factors: Factors,
-        floor: np.ndarray,
-        unit: tuple[np.ndarray, np.ndarray],
-        rng: np.random.Generator,
+        self, kind: str, factors: Factors, floor: np.ndarray, unit: tuple[np.ndarray, ...], rng: np.random.Generator
     ) -> None:
         super().__init__(kind, factors, floor)
         self.variational, self.types = kind != "ae", len(factors.means)
@@ -2428,11 +2422,8 @@ class CVAE(Generator, Network):
     def encode(self, centred: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
         """Return mean and log variance (None without a KL) of the latents (rows, latent) of rows minus type means."""
         code = self.encoder(self.with_condition(centred, y))
-        linear = tf.matmul(centred, self.recognition)
-        if not self.variational:
-            return linear + code, None
-        correction, log_variance = tf.split(code, 2, axis=1)
-        return linear + correction, log_variance
+        mean = tf.matmul(centred, self.recognition) + code[:, : self.noise_dim]
+        return mean, code[:, self.noise_dim :] if self.variational else None
 
     def decode(self, latent: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """Return the expected genes minus type means (rows, genes) of latents (rows, latent)."""
@@ -2531,7 +2522,7 @@ PRIVATE_SHARES = {"centre": 0.07, "variances": 0.06, "directions": 0.25, "means"
 PUBLIC_SHARES = {"centre": 0.07, "means": 0.89}  # beside a public table
 RADIUS_SHARE = 0.01  # for the radius that each of them is clipped to
 SCALE_SHARE = 0.01  # for the vote of patients on the scale of the table
-LOG2_LIMITS = (0.0, 20.0)  # of log2(x + 1), from nothing to a million; values beyond are moved to them
+LOG2_MAX = 20.0  # of log2(x + 1): a million; values beyond it, and under 0, are moved there
 LOG2_CENTRE = 5.0  # from which the first release measures; missing values count as it there
 RADII = 1.25 ** np.arange(-16, 15)  # to choose from, times the square root of the number of columns
 WITHIN_RADIUS = 0.3  # share of patients that are not clipped: fewer means less noise and more bias
@@ -2563,15 +2554,6 @@ class Privacy:
     public: tuple[str, ...]
     releases: dict[str, float]
     bounds: dict[str, float]
-
-
-class Release(NamedTuple):
-    """What a generator is made of: scale, means (types, genes), loadings (latent, genes), variance within (genes,)."""
-
-    scale: Preprocessing
-    means: np.ndarray
-    loadings: np.ndarray
-    variance: np.ndarray
 
 
 def gaussian_delta(mu: float, epsilon: float) -> float:
@@ -2702,8 +2684,8 @@ def check_size(mechanism: Mechanism, training: Cohort, epsilon: float, delta: fl
         helps = ", --public, or fewer genes, chosen by their variance in a public table"
     if lack > 1:
         raise RnagenError(
-            f"--epsilon {epsilon:g}: noise would drown {what}; use {math.ceil(10 * lack) / 10:g} times as many, "
-            f"--epsilon {least_epsilon(mu * lack, delta):g}{helps}"
+            f"--epsilon {epsilon:g}: noise would drown {what}; use {math.ceil(10 * lack) / 10:g} times as many "
+            f"patients, --epsilon {least_epsilon(mu * lack, delta):g}{helps}"
         )
 
 
@@ -2736,15 +2718,14 @@ def private_scale(mechanism: Mechanism, training: Cohort, transform: str) -> tup
 
     No gene counts as constant, nothing is rounded, and where depth is divided by, it is a million for all samples.
     """
-    low, high = LOG2_LIMITS
     one = np.ones(len(training.genes), np.float32)
     log_depth = np.tile(np.float32([math.log(1e6), 0]), (len(set(training.types)), 1))
-    fixed = (one > 0, np.nan * one, LOG2_CENTRE * one, one, low * one, (high - low) * one)
-    scale = Preprocessing(*fixed, transform, low, False, log_depth)
-    rows = np.clip(scale.standardise(training.expression), low - LOG2_CENTRE, high - LOG2_CENTRE)
-    centre = np.clip(LOG2_CENTRE + mechanism.means("centre", rows)[0][0], low, high).astype(np.float32)
+    fixed = (one > 0, np.nan * one, LOG2_CENTRE * one, one, 0 * one, LOG2_MAX * one)
+    scale = Preprocessing(*fixed, transform, 0.0, False, log_depth)
+    rows = np.clip(scale.standardise(training.expression), -LOG2_CENTRE, LOG2_MAX - LOG2_CENTRE)
+    centre = np.clip(LOG2_CENTRE + mechanism.means("centre", rows)[0][0], 0, LOG2_MAX).astype(np.float32)
     scale = replace(scale, mean=centre)
-    rows = np.clip(scale.standardise(training.expression), low - centre, high - centre)
+    rows = np.clip(scale.standardise(training.expression), -centre, LOG2_MAX - centre)
     variances, sd = mechanism.means("variances", np.square(rows), apart=math.sqrt(2))
     scale = replace(scale, sd=np.sqrt(shrink_variances(variances[0], sd.item(), 0.3)).astype(np.float32))
     return scale, rows / scale.sd
@@ -2766,7 +2747,15 @@ def private_subspace(mechanism: Mechanism, rows: np.ndarray, genes: np.ndarray) 
     return encode, decode
 
 
-def release_generator(mechanism: Mechanism, training: Cohort, y: np.ndarray, transform: str) -> Release:
+def private_factors(means: np.ndarray, loadings: np.ndarray, variance: np.ndarray) -> Factors:
+    """Return Gaussians of those means (types, genes) and variance within types (genes,)."""
+    noise = np.maximum(remaining_variance(variance, loadings, MIN_GENE_NOISE), MIN_GENE_NOISE**2)
+    return Factors.of_one_covariance(means, loadings, noise)
+
+
+def release_generator(
+    mechanism: Mechanism, training: Cohort, y: np.ndarray, transform: str
+) -> tuple[Preprocessing, Factors]:
     """Release all that a generator consists of."""
     scale, rows = private_scale(mechanism, training, transform)
     bearable = math.ceil(VARIABLE_GENES * mechanism.patients * mechanism.mu)
@@ -2775,11 +2764,13 @@ def release_generator(mechanism: Mechanism, training: Cohort, y: np.ndarray, tra
     z_means = shrink_noised_means(*mechanism.means("means", z, y))
     within = shrink_covariance(*mechanism.second_moment("within", z - z_means[y]))
     means = z_means @ decode
-    between = np.bincount(y) / len(y) @ np.square(means)
-    return Release(scale, means, np.linalg.cholesky(within).T @ decode, 1 - between)  # 1: rows are standardised
+    variance = 1 - np.bincount(y) / len(y) @ np.square(means)  # within types: rows are standardised
+    return scale, private_factors(means, np.linalg.cholesky(within).T @ decode, variance)
 
 
-def release_means(mechanism: Mechanism, training: Cohort, y: np.ndarray, public: Cohort, transform: str) -> Release:
+def release_means(
+    mechanism: Mechanism, training: Cohort, y: np.ndarray, public: Cohort, transform: str
+) -> tuple[Preprocessing, Factors]:
     """Release the type means alone and take all else from the public table."""
     public_types, public_y = np.unique(public.types, return_inverse=True)
     scale = Preprocessing.fit(public.expression, transform, np.full(len(public_y), "all"))
@@ -2799,7 +2790,7 @@ def release_means(mechanism: Mechanism, training: Cohort, y: np.ndarray, public:
             f"tables in the same units"
         )
     means = centre + shrink_noised_means(*mechanism.means("means", z - centre, y))
-    return Release(scale, means @ loadings, loadings, np.square(residuals.x).mean(0))
+    return scale, private_factors(means @ loadings, loadings, np.square(residuals.x).mean(0))
 
 
 def fit_private(
@@ -2819,11 +2810,11 @@ def fit_private(
     if public is None:
         if transform == "none" != voted:
             raise RnagenError(
-                f"--transform none: takes log2 from 0 to {LOG2_LIMITS[1]:g}, and most private samples look like counts "
+                f"--transform none: takes log2 from 0 to {LOG2_MAX:g}, and most private samples look like counts "
                 f"or TPM; use --transform {voted}"
             )
-        released = release_generator(mechanism, training, y, voted if transform == "auto" else transform)
-        known.append(f"that expression lies from 0 to {LOG2_LIMITS[1]:g} in log2")
+        scale, factors = release_generator(mechanism, training, y, voted if transform == "auto" else transform)
+        known.append(f"that expression lies from 0 to {LOG2_MAX:g} in log2")
     else:
         public = align_public(training, public)
         if voted != (of_public := resolve_transform(public.expression, "auto")):
@@ -2831,14 +2822,12 @@ def fit_private(
                 f"--public {public.name}: asks for --transform {of_public}, and most private samples for {voted}; give "
                 f"both tables in the same units"
             )
-        released = release_means(mechanism, training, y, public, transform)
+        scale, factors = release_means(mechanism, training, y, public, transform)
         known.append(f"the table {public.name}")
-    variance, explained = released.variance, np.square(released.loadings).sum(0)
-    noise = np.maximum(variance - explained, MIN_GENE_NOISE * np.maximum(variance, MIN_GENE_NOISE))
     ceiling = float(scipy.special.ndtr(mechanism.mu / math.sqrt(2)))
     unit = "one patient (group): its samples replaced by any others of the same number and types"
     privacy = Privacy(epsilon, delta, mechanism.mu, ceiling, unit, tuple(known), mechanism.mus, mechanism.bounds)
-    return released.scale, Factors.of_one_covariance(released.means, released.loadings, noise), privacy
+    return scale, factors, privacy
 
 
 # ---- training a generator: of any kind, from a dataset -----------------------------------------------------------
