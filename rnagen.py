@@ -1638,11 +1638,9 @@ class Network:
 
 def initial_weights(network: keras.Sequential, rng: np.random.Generator) -> list[np.ndarray]:
     """Draw weights for dense layers, uniform as in Glorot and Bengio (2010), and biases of 0."""
-    weights = []
-    for variable in network.trainable_variables:
-        limit = math.sqrt(6 / sum(variable.shape)) if len(variable.shape) == 2 else 0
-        weights.append(rng.uniform(-limit, limit, variable.shape).astype(np.float32))
-    return weights
+    shapes = [variable.shape for variable in network.trainable_variables]
+    limits = [math.sqrt(6 / sum(shape)) if len(shape) == 2 else 0 for shape in shapes]
+    return [rng.uniform(-limit, limit, shape).astype(np.float32) for limit, shape in zip(limits, shapes, strict=True)]
 
 
 def dense_stack(inputs: int, hidden: Sequence[int], outputs: int, rng: np.random.Generator) -> keras.Sequential:
@@ -1650,8 +1648,7 @@ def dense_stack(inputs: int, hidden: Sequence[int], outputs: int, rng: np.random
     layers = [keras.layers.Dense(units, "relu", kernel_initializer="zeros") for units in hidden]
     output = keras.layers.Dense(outputs, kernel_initializer="zeros")
     network = keras.Sequential([keras.Input((inputs,)), *layers, output])
-    for variable, values in zip(network.trainable_variables, initial_weights(network, rng), strict=True):
-        variable.assign(values)
+    network.set_weights(initial_weights(network, rng))
     return network
 
 
@@ -1686,15 +1683,11 @@ class Trainer:
     def start(
         self, samples: Samples, weights: Sequence[np.ndarray], rng: np.random.Generator, n_real: int | None = None
     ) -> None:
-        """Begin a training on these samples, from these weights, in an order drawn from rng.
-
-        n_real says how many of them, the first ones, are real; None: all.
-        """
+        """Begin a training on samples, of which the first n_real (None: all) are real, in an order drawn from rng."""
         self._x, self._y, self._rng = shared_tensor(samples.x), tf.constant(samples.y), rng
         self.rows, self.steps = len(samples), 0
-        self.n_real = self.rows if n_real is None else n_real
+        self.n_real = n_real or self.rows
         self.steps_per_epoch = math.ceil(self.rows / self.batch_size)
-        self._order = np.empty(0, np.int32)  # of the epoch under way
         self.network.assign_weights(weights)
         for state in self._optimizer.variables:
             if "learning_rate" not in state.path:
@@ -1727,15 +1720,12 @@ class Trainer:
         return totals
 
     def advance(self, steps: int, on_steps: Callable[[int], object] = lambda steps: None) -> dict[str, float]:
-        """Take that many more steps; return the metrics of the rows they went through.
-
-        on_steps is called with the number of steps taken every now and then.
-        """
+        """Take more steps, telling on_steps how many from time to time; return the metrics of the rows gone through."""
         totals, goal = np.zeros(self.network.n_totals), self.steps + steps
         while self.steps < goal:
             done = self.steps % self.steps_per_epoch
             if done == 0:
-                self._order = mix_epoch(self.rows, self.n_real, self._rng)
+                self._order = mix_epoch(self.rows, self.n_real, self._rng)  # of the epoch under way
             more = min(STEPS_PER_CALL, self.steps_per_epoch - done, goal - self.steps)
             order = self._order[done * self.batch_size : (done + more) * self.batch_size]
             noise = self._rng.standard_normal((len(order), self.network.noise_dim), dtype=np.float32)
@@ -1756,8 +1746,7 @@ class Trainer:
 class Progress:
     """What a training reports: steps taken since the last report, of all; at the end of an epoch, its metrics.
 
-    Metrics have val_ twins on the samples that validate. Epoch 0 is before training; keeps_best says that the weights
-    of the epoch with the lowest val_loss will be kept.
+    Metrics have val_ twins on the samples that validate. Epoch 0 is before training.
     """
 
     steps: int
@@ -1781,25 +1770,17 @@ def fit(
 
     Returns the metrics by epoch and the epoch that was kept.
     """
-
-    def validate() -> dict[str, float]:
-        found = trainer.network.evaluate(validation, stream(seed, "evaluation"))  # the same noise every time
-        return {f"val_{name}": value for name, value in found.items()}
-
     history: list[dict[str, float]] = []
-    total = epochs * trainer.steps_per_epoch
-    before = validate()
-    best, best_epoch, best_weights = before["val_loss"], 0, trainer.network.copy_weights()
-    report(Progress(0, total, 0, epochs, before))
-    for epoch in range(1, epochs + 1):
-        metrics = trainer.advance(trainer.steps_per_epoch, lambda steps: report(Progress(steps, total)))
-        metrics |= validate()
-        history.append(metrics)
-        report(Progress(0, total, epoch, epochs, metrics))
-        if metrics["val_loss"] < best:
-            best, best_epoch, best_weights = metrics["val_loss"], epoch, trainer.network.copy_weights()
-    trainer.network.assign_weights(best_weights)
-    return history, best_epoch
+    total, kept, weights = epochs * trainer.steps_per_epoch, 0, []
+    for epoch in range(epochs + 1):
+        metrics = trainer.advance(trainer.steps_per_epoch, lambda n: report(Progress(n, total))) if epoch else {}
+        found = trainer.network.evaluate(validation, stream(seed, "evaluation"))  # the same noise every time
+        history.append(metrics | {f"val_{name}": value for name, value in found.items()})
+        report(Progress(0, total, epoch, epochs, history[epoch]))
+        if epoch == 0 or history[epoch]["val_loss"] < history[kept]["val_loss"]:
+            kept, weights = epoch, trainer.network.copy_weights()
+    trainer.network.assign_weights(weights)
+    return history[1:], kept
 
 
 # ---- the classifier ----------------------------------------------------------------------------------------------
@@ -1832,19 +1813,17 @@ class Classifier(Network):
         rows, loss, correct = totals
         return {"loss": loss / rows, "accuracy": correct / rows}
 
-    def probabilities(self, x: tf.Tensor) -> tf.Tensor:
-        """Return the probability of each type (rows, types); scale and offset go into the first layer's weights."""
-        first, *others = self.network.layers
-        offset = tf.linalg.matvec(first.kernel, self.offset, transpose_a=True)
-        hidden = tf.nn.relu(tf.matmul(x, first.kernel * self.scale[:, None]) + first.bias + offset)
-        for layer in others:
-            hidden = layer(hidden)
-        return tf.nn.softmax(hidden)
-
     @functools.cached_property
     def probabilities_in_graph(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        """The same as one graph for any number of rows."""
-        return tf.function(self.probabilities, autograph=False, reduce_retracing=True)
+        """The graph from rows to the probability of each type; scale and offset go into the first layer's weights."""
+
+        def probabilities(x: tf.Tensor) -> tf.Tensor:
+            first, *others = self.network.layers
+            offset = tf.linalg.matvec(first.kernel, self.offset, transpose_a=True)
+            hidden = tf.nn.relu(tf.matmul(x, first.kernel * self.scale[:, None]) + first.bias + offset)
+            return tf.nn.softmax(functools.reduce(lambda values, layer: layer(values), others, hidden))
+
+        return tf.function(probabilities, autograph=False, reduce_retracing=True)
 
     def predict(self, x: np.ndarray | tf.Tensor) -> np.ndarray:
         """Return the probability of each type (rows, types) for standardised genes."""
@@ -1920,7 +1899,7 @@ class Factors:
     means is (types, genes), loadings (latent, genes), noise (genes,), roots (types, latent, latent); the pooled
     covariance of z is the identity. mean_error (types,) is what the error of a mean of few rows adds to the spread
     around it, type_sd (types, genes) the sd within each type. radius_sd (2,) is how much the log squared length of z,
-    and of the noise, varies between rows beyond a Gaussian's.
+    and of the noise, varies between rows beyond a Gaussian's. All are kept in float32.
     """
 
     means: np.ndarray
@@ -1931,28 +1910,35 @@ class Factors:
     type_sd: np.ndarray
     radius_sd: np.ndarray
 
+    def __post_init__(self) -> None:
+        for name, values in vars(self).items():
+            object.__setattr__(self, name, np.ascontiguousarray(values, np.float32))
+
+    @classmethod
+    def of_one_covariance(cls, means: np.ndarray, loadings: np.ndarray, noise_variance: np.ndarray) -> Factors:
+        """Return Gaussians that differ in their means alone, however many rows these are of."""
+        types, roots = len(means), np.tile(np.eye(len(loadings)), (len(means), 1, 1))
+        type_sd = np.tile(np.sqrt(np.square(loadings).sum(0) + noise_variance), (types, 1))
+        return cls(means, loadings, np.sqrt(noise_variance), roots, np.ones(types), type_sd, np.zeros(2))
+
     def log_density(self, x: np.ndarray) -> np.ndarray:
         """Return the log density (rows, types) of standardised rows x (rows, genes) under each type.
 
         The inverse covariance is applied in the latent space (Woodbury identity), where all types share the loadings;
         distances are expanded into matrix products, exact enough in float64.
         """
-        genes, latent = len(self.noise), len(self.loadings)
-        scaled_x, scaled_means = x / self.noise.astype(float), self.means / self.noise.astype(float)
-        scaled_loadings = self.loadings / self.noise.astype(float)
-        distance = np.square(scaled_x).sum(1)[:, None] + np.square(scaled_means).sum(1)
-        distance -= 2 * scaled_x @ scaled_means.T  # (rows, types)
-        scores, mean_scores = scaled_x @ scaled_loadings.T, scaled_means @ scaled_loadings.T
-        gram = scaled_loadings @ scaled_loadings.T
+        noise, latent = self.noise.astype(float), len(self.loadings)
+        x, means, loadings = x / noise, self.means / noise, self.loadings / noise
+        distance = np.square(x).sum(1)[:, None] + np.square(means).sum(1) - 2 * x @ means.T  # (rows, types)
+        scores, mean_scores, gram = x @ loadings.T, means @ loadings.T, loadings @ loadings.T
         log_density = np.empty(distance.shape)
-        for label, root in enumerate(self.roots.astype(float)):
+        for label, (root, error) in enumerate(zip(self.roots.astype(float), self.mean_error.tolist(), strict=True)):
             lower = np.linalg.cholesky(np.eye(latent) + root @ gram @ root.T)
             projected = root @ (scores - mean_scores[label]).T
             explained = np.square(scipy.linalg.solve_triangular(lower, projected, lower=True)).sum(0)
-            log_determinant = 2 * np.log(np.diag(lower)).sum() + genes * 2 * np.log(self.mean_error[label])
-            squared = np.maximum(distance[:, label] - explained, 0) / self.mean_error[label] ** 2
-            log_density[:, label] = -(squared + log_determinant) / 2
-        return log_density - np.log(self.noise.astype(float)).sum() - genes * math.log(2 * math.pi) / 2
+            log_determinant = 2 * (np.log(np.diag(lower)).sum() + np.log(error * noise).sum())
+            log_density[:, label] = np.maximum(distance[:, label] - explained, 0) / error**2 + log_determinant
+        return -(log_density + len(noise) * math.log(2 * math.pi)) / 2
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Return the probability of each type (rows, types) by Bayes' rule with equal priors."""
@@ -1974,21 +1960,30 @@ def truncated_pca(residuals: np.ndarray, latent: int, seed: int) -> tuple[np.nda
     return scores, variances, np.pad(directions, ((0, fill), (0, 0)))
 
 
+def remaining_variance(variance: np.ndarray, loadings: np.ndarray, share: float = MIN_NOISE_SHARE) -> np.ndarray:
+    """Return what of the variance within types (genes,) the loadings do not explain, at least that share."""
+    return np.maximum(variance - np.square(loadings).sum(0), share * variance)
+
+
 class HeldOutFold(NamedTuple):
-    """Residuals (held out, genes) of an inner fold, of types y, beside what the other folds say.
+    """The residuals held (held out, genes) of an inner fold, beside what the other folds say.
 
     directions (latent, genes) are the principal ones of the other folds' residuals, scores (rows, latent) these
-    residuals whitened, of types scores_y, and variance (genes,) theirs; projected (held out, latent) are the fold's own
-    on the directions.
+    residuals whitened and variance (genes,) theirs; projected (held out, latent) is held on the directions.
     """
 
-    residuals: np.ndarray
-    y: np.ndarray
+    held: Samples
     projected: np.ndarray
     directions: np.ndarray
-    scores: np.ndarray
-    scores_y: np.ndarray
+    scores: Samples
     variance: np.ndarray
+
+    def log_likelihood(self, variances: np.ndarray) -> float:
+        """Return the log likelihood of what is held out, given the variances (latent,) of the first directions."""
+        loadings = np.sqrt(variances)[:, None] * self.directions[: len(variances)]
+        noise = remaining_variance(self.variance, loadings) + MIN_VARIANCE
+        centred = np.zeros((1, len(noise)))
+        return Factors.of_one_covariance(centred, loadings, noise).log_density(self.held.x).sum()
 
 
 def hold_out_folds(samples: Samples, groups: np.ndarray, types: int, latent: int, seed: int) -> list[HeldOutFold]:
@@ -2000,36 +1995,39 @@ def hold_out_folds(samples: Samples, groups: np.ndarray, types: int, latent: int
     for number in range(min(number_of_folds, needed) if number_of_folds > 1 else 0):
         means, counts, rest = class_residuals(samples.take(fold != number), types)
         held = samples.take((fold == number) & (counts[samples.y] > 0))
-        if not len(held) or np.bincount(rest.y, minlength=types).max(initial=0) < 2:
+        if not len(held) or counts.max() < 2:
             continue
         scores, _, directions = truncated_pca(rest.x, latent, seed)
         error = mean_error(counts)[held.y, None].astype(np.float32)
-        residuals = (held.x - means[held.y]) / error  # a held-out row strays further from an estimated mean
-        own = (residuals, held.y, residuals @ directions.T)
-        found.append(HeldOutFold(*own, directions, scores, rest.y, np.square(rest.x).mean(0)))
+        held = Samples((held.x - means[held.y]) / error, held.y)  # these stray further from an estimated mean
+        scores, variance = Samples(scores, rest.y), np.square(rest.x).mean(0)
+        found.append(HeldOutFold(held, held.x @ directions.T, directions, scores, variance))
     return found
 
 
-def factor_log_likelihood(fold: HeldOutFold, variances: np.ndarray) -> float:
-    """Return the log likelihood of a fold's residuals, up to a constant, given its directions' variances (latent,)."""
-    loadings = np.sqrt(variances)[:, None] * fold.directions[: len(variances)]
-    noise = np.maximum(fold.variance - np.square(loadings).sum(0), MIN_NOISE_SHARE * fold.variance) + MIN_VARIANCE
-    scaled = loadings / noise
-    inner = np.eye(len(variances)) + scaled @ loadings.T
-    scores = fold.residuals @ scaled.T
-    quadratic = (np.square(fold.residuals) / noise).sum() - (np.linalg.solve(inner, scores.T) * scores.T).sum()
-    return -(quadratic + len(scores) * (np.linalg.slogdet(inner)[1] + np.log(noise).sum())) / 2
+def shrink_to_pooled(squares: np.ndarray, count: int, pooled: np.ndarray) -> np.ndarray:
+    """Return a covariance (d, d), given the sum of squares of count rows, shrunk to a pooled one.
+
+    That counts as d rows (regularised discriminant analysis, Friedman 1989).
+    """
+    return (squares + len(pooled) * pooled) / (count + len(pooled))
 
 
-def shrunk_covariances(scores: np.ndarray, y: np.ndarray, types: int) -> np.ndarray:
-    """Return the covariance (types, d, d) of each type's whitened scores (rows, d), the identity counting as d rows."""
-    latent = scores.shape[1]
-    covariances = np.tile(np.eye(latent), (types, 1, 1))
-    for label, count in enumerate(np.bincount(y, minlength=types)):
-        if count > FEW_SAMPLES:
-            rows = scores[y == label]
-            covariances[label] = (rows.T @ rows + latent * np.eye(latent)) / (count + latent)
-    return covariances
+def type_roots(scores: Samples, types: int, ledoit_wolf: bool = False) -> np.ndarray:
+    """Return roots (types, d, d) of the covariances of each type's whitened scores, shrunk to the pooled one.
+
+    A covariance is root.T @ root, the pooled one the identity, which types of few rows are left with.
+    """
+    pooled = np.eye(scores.x.shape[1])
+    roots = np.tile(pooled, (types, 1, 1))
+    for label in np.flatnonzero(np.bincount(scores.y) > FEW_SAMPLES):
+        rows = scores.x[scores.y == label]
+        if ledoit_wolf:
+            covariance = sklearn.covariance.ledoit_wolf(rows, assume_centered=True)[0] + MIN_VARIANCE * pooled
+        else:
+            covariance = shrink_to_pooled(rows.T @ rows, len(rows), pooled)
+        roots[label] = np.linalg.cholesky(covariance).T
+    return roots
 
 
 def choose_radius_sd(squared: np.ndarray, dimensions: int) -> float:
@@ -2055,13 +2053,11 @@ def choose_radius_sds(
     latent, used = len(variances), np.flatnonzero(variances > 0)
     latent_lengths, noise_lengths = [], []  # squared
     for fold in folds:
-        covariances = shrunk_covariances(fold.scores[:, used], fold.scores_y, len(noise_variance))
-        z = fold.projected[:, used] / np.sqrt(variances[used])
-        for label in np.unique(fold.y):
-            rows = z[fold.y == label].T
-            latent_lengths.extend((np.linalg.solve(covariances[label], rows) * rows).sum(0))
-        noise = fold.residuals - fold.projected[:, :latent] @ fold.directions[:latent]
-        noise_lengths.extend((np.square(noise) / noise_variance[fold.y]).sum(1))
+        z, y = fold.projected[:, used] / np.sqrt(variances[used]), fold.held.y
+        roots = type_roots(Samples(fold.scores.x[:, used], fold.scores.y), len(noise_variance)).transpose(0, 2, 1)
+        latent_lengths.extend(np.square(np.linalg.solve(roots[y], z[..., None])).sum((1, 2)))
+        noise = fold.held.x - fold.projected[:, :latent] @ fold.directions[:latent]
+        noise_lengths.extend((np.square(noise) / noise_variance[y]).sum(1))
     genes = max(noise_variance.shape[1] - latent, 1)
     return choose_radius_sd(np.array(latent_lengths), len(used)), choose_radius_sd(np.array(noise_lengths), genes)
 
@@ -2087,34 +2083,12 @@ def shrunk_sd(residuals: Samples, types: int) -> np.ndarray:
     return np.sqrt((squares + SD_POOLED_ROWS * pooled) / (counts + SD_POOLED_ROWS) + MIN_VARIANCE)
 
 
-def remaining_variance(residuals: Samples, loadings: np.ndarray) -> np.ndarray:
-    """Return the variance (genes,) within types that the loadings do not explain."""
-    variance = np.square(residuals.x).mean(0)
-    return np.maximum(variance - np.square(loadings).sum(0), MIN_NOISE_SHARE * variance)
-
-
-def make_factors(
-    means: np.ndarray,
-    loadings: np.ndarray,
-    residuals: Samples,
-    covariances: np.ndarray,
-    counts: np.ndarray,
-    radius_sd: tuple[float, float] = (0, 0),
-) -> Factors:
-    """Return Factors in float32."""
-    roots = np.linalg.cholesky(covariances).transpose(0, 2, 1)
-    noise = np.sqrt(remaining_variance(residuals, loadings) + MIN_VARIANCE)
-    arrays = (means, loadings, noise, roots, mean_error(counts), shrunk_sd(residuals, len(means)), radius_sd)
-    return Factors(*(np.ascontiguousarray(array, np.float32) for array in arrays))
-
-
 def fit_factor_model(samples: Samples, groups: np.ndarray, types: int, latent: int | None, seed: int) -> Factors:
     """Fit a Gaussian to each type, sharing as much between types as maximises held-out likelihood.
 
     The directions are the principal ones within types; their variances are those of rows held out in inner folds,
     which corrects what a few rows exaggerate. latent None chooses the number of directions by held-out likelihood. A
-    type's covariance is shrunk to the pooled one, which counts as latent rows (regularised discriminant analysis,
-    Friedman 1989), its mean, direction by direction, to that of all types (Efron and Morris 1975).
+    type's covariance is shrunk to the pooled one, its mean, direction by direction, to that of all types.
     """
     means, counts, residuals = class_residuals(samples, types)
     choices = [latent] if latent else [d for d in LATENT_CHOICES if d <= min(residuals.x.shape)]
@@ -2123,19 +2097,20 @@ def fit_factor_model(samples: Samples, groups: np.ndarray, types: int, latent: i
     if folds:
         held_out = np.square(np.concatenate([fold.projected for fold in folds])).mean(0)
         variances = np.minimum(variances, held_out)
-    latent = max(choices, key=lambda d: sum(factor_log_likelihood(fold, variances[:d]) for fold in folds))
-    variances, directions, scores = variances[:latent], directions[:latent], scores[:, :latent]
+    latent = max(choices, key=lambda d: sum(fold.log_likelihood(variances[:d]) for fold in folds))
+    variances, directions = variances[:latent], directions[:latent]
     loadings = np.sqrt(variances)[:, None] * directions
 
-    covariances = shrunk_covariances(scores, residuals.y, types)
-    noise_variance = remaining_variance(residuals, loadings)
-    type_ratio = np.square(shrunk_sd(residuals, types)) / (np.square(residuals.x).mean(0) + MIN_VARIANCE)
-    radius_sd = choose_radius_sds(folds, variances, (noise_variance + MIN_VARIANCE) * type_ratio)
+    variance, type_sd = np.square(residuals.x).mean(0), shrunk_sd(residuals, types)
+    unexplained = remaining_variance(variance, loadings)
+    type_ratio = np.square(type_sd) / (variance + MIN_VARIANCE)
+    radius_sd = choose_radius_sds(folds, variances, (unexplained + MIN_VARIANCE) * type_ratio)
     mean_scores = means @ directions.T  # (types, latent)
     if counts.max() > 1:
-        outside = shrink_means(means - mean_scores @ directions, noise_variance, counts)
+        outside = shrink_means(means - mean_scores @ directions, unexplained, counts)
         means = shrink_means(mean_scores, variances, counts) @ directions + outside
-    return make_factors(means, loadings, residuals, covariances, counts, radius_sd)
+    noise, roots = np.sqrt(unexplained + MIN_VARIANCE), type_roots(Samples(scores[:, :latent], residuals.y), types)
+    return Factors(means, loadings, noise, roots, mean_error(counts), type_sd, radius_sd)
 
 
 def fit_gaussian(samples: Samples, types: int, latent: int | None, seed: int) -> Factors:
@@ -2147,11 +2122,10 @@ def fit_gaussian(samples: Samples, types: int, latent: int | None, seed: int) ->
     means, counts, residuals = class_residuals(samples, types)
     latent = latent or min(GAUSSIAN_LATENT, *residuals.x.shape)
     scores, variances, directions = truncated_pca(residuals.x, latent, seed)
-    covariances = np.tile(np.eye(latent), (types, 1, 1))
-    for label in np.flatnonzero(counts > FEW_SAMPLES):
-        shrunk, _ = sklearn.covariance.ledoit_wolf(scores[residuals.y == label], assume_centered=True)
-        covariances[label] = shrunk + MIN_VARIANCE * np.eye(latent)
-    return make_factors(means, np.sqrt(variances)[:, None] * directions, residuals, covariances, counts)
+    loadings = np.sqrt(variances)[:, None] * directions
+    noise = np.sqrt(remaining_variance(np.square(residuals.x).mean(0), loadings) + MIN_VARIANCE)
+    roots = type_roots(Samples(scores, residuals.y), types, ledoit_wolf=True)
+    return Factors(means, loadings, noise, roots, mean_error(counts), shrunk_sd(residuals, types), np.zeros(2))
 
 
 def fit_start(model: str, samples: Samples, groups: np.ndarray, types: int, latent: int | None, seed: int) -> Factors:
@@ -2161,15 +2135,9 @@ def fit_start(model: str, samples: Samples, groups: np.ndarray, types: int, late
     if model == "cvae":
         return fit_factor_model(samples, groups, types, latent, seed)
     pooled = fit_factor_model(Samples(samples.x, np.zeros_like(samples.y)), groups, 1, latent, seed)
-    _, counts, residuals = class_residuals(samples, types)
-    return replace(
-        pooled,
-        means=np.zeros((types, samples.x.shape[1]), np.float32),
-        roots=np.tile(pooled.roots, (types, 1, 1)),
-        mean_error=np.float32(mean_error(counts)),
-        type_sd=np.float32(shrunk_sd(residuals, types)),
-        radius_sd=np.zeros(2, np.float32),
-    )
+    means, counts, residuals = class_residuals(samples, types)
+    of_types = {"mean_error": mean_error(counts), "type_sd": shrunk_sd(residuals, types), "radius_sd": np.zeros(2)}
+    return replace(pooled, means=np.zeros_like(means), roots=np.tile(pooled.roots, (types, 1, 1)), **of_types)
 
 
 def tobit_moments(mean: np.ndarray, sd: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -2214,26 +2182,18 @@ class Generator:
     of what is drawn beside the type's mean, before that correction.
     """
 
-    conditional = True  # on the type, so that its mean is known
-
     def __init__(self, kind: str, factors: Factors, floor: np.ndarray) -> None:
         self.kind, self.factors, self.floor = kind, factors, floor
-        self.type_means, self.loadings, self.noise = factors.means, factors.loadings, factors.noise
-        self.latent_root, self.mean_error = factors.roots, factors.mean_error
-        self.type_sd, self.radius_sd = factors.type_sd, factors.radius_sd
-        self.latent_mean = np.zeros(self.latent_root.shape[:2], np.float32)
-        self.latent_dim = len(self.loadings)
-        variances = np.array([np.square(root @ self.loadings).sum(0) for root in self.latent_root])
-        self.drawn_mean, self.drawn_sd = np.zeros_like(self.type_means), np.sqrt(variances + np.square(self.noise))
+        self.conditional = kind in ("cvae", "gaussian")  # on the type, so that its mean is known
+        self.noise, self.latent_root = factors.noise, factors.roots
+        self.latent_dim = len(factors.loadings)
+        self.latent_mean = np.zeros(factors.roots.shape[:2], np.float32)
+        variances = np.array([np.square(root @ factors.loadings).sum(0) for root in factors.roots])
+        self.drawn_mean, self.drawn_sd = np.zeros_like(factors.means), np.sqrt(variances + np.square(self.noise))
 
     def decode_block(self, latent: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return the expected genes minus type means (BLOCK, genes) of latents (BLOCK, latent)."""
-        return latent @ self.loadings
-
-    def radius(self, deviate: np.ndarray, part: int) -> np.ndarray:
-        """Turn standard normals (rows,) into radii (rows, 1) of the latents (part 0) or the noise (part 1)."""
-        radius_sd = self.radius_sd[part]
-        return np.exp(radius_sd * deviate / 2 - radius_sd**2 / 4)[:, None]  # their mean square is 1
+        return latent @ self.factors.loadings
 
     def latents(self, y: np.ndarray, normal: np.ndarray) -> np.ndarray:
         """Turn standard normals (rows, latent) into latents of types y (rows,)."""
@@ -2249,8 +2209,8 @@ class Generator:
         Temperature multiplies how far rows lie from their type's mean. Where samples will be counted, the noise that
         this adds takes the place of the model's, before that of what genes share.
         """
-        target = self.type_means if self.conditional else self.drawn_mean
-        target_sd = temperature * self.mean_error[:, None] * self.type_sd
+        target = self.factors.means if self.conditional else self.drawn_mean
+        target_sd = temperature * self.factors.mean_error[:, None] * self.factors.type_sd
         if before_counting is None:
             mean, sd = tobit_moments(target, target_sd, self.floor)
             scale = noise_scale = sd / self.drawn_sd
@@ -2269,14 +2229,14 @@ class Generator:
         """
         block = np.zeros(BLOCK, np.int32)
         block[: len(y)] = y
-        deviate = rng.standard_normal(BLOCK, dtype=np.float32)
-        normal = rng.standard_normal((BLOCK, self.latent_dim), dtype=np.float32) * self.radius(deviate, 0)
+        deviate, radius_sd = rng.standard_normal((BLOCK, 1), dtype=np.float32), self.factors.radius_sd
+        radii = np.exp(radius_sd * deviate / 2 - radius_sd**2 / 4)  # (BLOCK, 2), of mean square 1
+        normal = rng.standard_normal((BLOCK, self.latent_dim), dtype=np.float32) * radii[:, :1]
         drawn = np.array(self.decode_block(self.latents(block, normal), block)[: len(y)])
         drawn *= location_scale.scale[y]
         noise = rng.standard_normal(drawn.shape, dtype=np.float32)
-        noise *= self.radius(deviate[: len(y)], 1)
-        noise *= self.noise
-        noise *= location_scale.noise_scale[y]
+        for factor in (radii[: len(y), 1:], self.noise, location_scale.noise_scale[y]):
+            noise *= factor
         drawn += noise
         drawn += location_scale.location[y]
         return drawn
@@ -2306,20 +2266,15 @@ class CVAE(Generator, Network):
     n_totals = 9
 
     def __init__(
-        self,
-        kind: str,
-        factors: Factors,
-        floor: np.ndarray,
-        unit: tuple[np.ndarray, np.ndarray],
-        rng: np.random.Generator,
+        self, kind: str, factors: Factors, floor: np.ndarray, unit: tuple[np.ndarray, ...], rng: np.random.Generator
     ) -> None:
         super().__init__(kind, factors, floor)
-        self.conditional, self.variational, self.types = kind == "cvae", kind != "ae", len(factors.means)
+        self.variational, self.types = kind != "ae", len(factors.means)
         self.unit_scale, self.unit_offset = unit  # (genes,), take standardised genes to [0, 1]
-        self.noise_dim, genes = self.loadings.shape
+        self.noise_dim, genes = factors.loadings.shape
         condition = self.types * self.conditional
-        scaled = self.loadings / np.square(self.noise)
-        posterior = np.linalg.inv(np.eye(self.noise_dim) + scaled @ self.loadings.T)
+        scaled = factors.loadings / np.square(self.noise)
+        posterior = np.linalg.inv(np.eye(self.noise_dim) + scaled @ factors.loadings.T)
         log_variance = np.log(np.diag(posterior)) if self.variational else np.empty(0)
         self.encoder = dense_stack(genes + condition, HIDDEN_ENCODER, self.noise_dim + len(log_variance), rng)
         self.decoder = dense_stack(self.noise_dim + condition, HIDDEN_DECODER, genes, rng)
@@ -2327,11 +2282,10 @@ class CVAE(Generator, Network):
             network.layers[-1].kernel.assign(np.zeros(network.layers[-1].kernel.shape))
         self.encoder.layers[-1].bias.assign(np.append(np.zeros(self.noise_dim), log_variance))
         self.recognition = keras.Variable(np.float32((posterior @ scaled).T), name="recognition")
-        self.loading = keras.Variable(self.loadings, name="loading")
+        self.loading = keras.Variable(factors.loadings, name="loading")
         self.log_noise = keras.Variable(np.log(self.noise), name="log_noise")
         linear = [self.recognition, self.loading, self.log_noise]
         self.weights = [*self.encoder.trainable_variables, *self.decoder.trainable_variables, *linear]
-        self._decode_in_graph: Callable[[np.ndarray, np.ndarray], tf.Tensor] | None = None
 
     def with_condition(self, values: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """Append the one-hot types if the model is conditional."""
@@ -2340,11 +2294,8 @@ class CVAE(Generator, Network):
     def encode(self, centred: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
         """Return mean and log variance (None without a KL) of the latents (rows, latent) of rows minus type means."""
         code = self.encoder(self.with_condition(centred, y))
-        linear = tf.matmul(centred, self.recognition)
-        if not self.variational:
-            return linear + code, None
-        correction, log_variance = tf.split(code, 2, axis=1)
-        return linear + correction, log_variance
+        mean = tf.matmul(centred, self.recognition) + code[:, : self.noise_dim]
+        return mean, code[:, self.noise_dim :] if self.variational else None
 
     def decode(self, latent: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """Return the expected genes minus type means (rows, genes) of latents (rows, latent)."""
@@ -2353,7 +2304,7 @@ class CVAE(Generator, Network):
     def loss_and_totals(self, x: tf.Tensor, y: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the loss summed over rows, and what `metrics` needs summed over rows, with noise (rows, latent)."""
         rows = tf.cast(tf.size(y), tf.float32)
-        centred = x - tf.gather(self.type_means, y)
+        centred = x - tf.gather(self.factors.means, y)
         latent, log_variance = self.encode(centred, y)
         kl = tf.zeros(())
         if self.variational:
@@ -2397,20 +2348,20 @@ class CVAE(Generator, Network):
     def fit_latents(self, samples: Samples) -> None:
         """Fit each type's density of latents to the encoder's posteriors N(m, v) of its samples (Ghosh et al. 2020).
 
-        It is a Gaussian with the mean of m and the covariance of m plus the mean of v, shrunk to the pooled one, which
-        counts as latent_dim rows (regularised discriminant analysis, Friedman 1989). A conditional network keeps the
-        factor model's for types with few samples, since held-out rows of these lie closer together than posteriors say.
+        It is a Gaussian with the mean of m and the covariance of m plus the mean of v, shrunk to the pooled one. A
+        conditional network keeps the factor model's for types with few samples, since held-out rows of these lie closer
+        together than posteriors say.
         """
-        latent, log_variance = self.encode(samples.x - self.type_means[samples.y], samples.y)
+        latent, log_variance = self.encode(samples.x - self.factors.means[samples.y], samples.y)
         variance = np.exp(log_variance.numpy()) if self.variational else np.zeros(latent.shape)
         means, counts, residuals = class_residuals(Samples(latent.numpy().astype(float), samples.y), self.types)
         pooled = residuals.x.T @ residuals.x / len(residuals) + np.diag(variance.mean(0) + 1e-6)
         self.latent_root = self.latent_root.copy()
         for label in np.flatnonzero(counts >= (MIN_TO_FIT_LATENTS if self.conditional else 1)):
             rows = residuals.x[residuals.y == label]
-            covariance = rows.T @ rows + np.diag(variance[samples.y == label].sum(0)) + self.noise_dim * pooled
+            squares = rows.T @ rows + np.diag(variance[samples.y == label].sum(0))
             self.latent_mean[label] = means[label]
-            self.latent_root[label] = np.linalg.cholesky(covariance / (counts[label] + self.noise_dim)).T
+            self.latent_root[label] = np.linalg.cholesky(shrink_to_pooled(squares, counts[label], pooled)).T
 
     def drawn_moments(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and sd (types, genes) of a block of each type beside its mean, noise included.
@@ -2422,19 +2373,19 @@ class CVAE(Generator, Network):
         if self.latent_dim <= len(half):
             half = np.linalg.qr(half)[0] * np.float32(math.sqrt(len(half)))
         normal = np.concatenate([half, -half])
-        means, variances = np.empty(self.type_means.shape), np.empty(self.type_means.shape)
-        for label in range(self.types):
-            y = np.full(BLOCK, label, np.int32)
-            decoded = self.decode_block(self.latents(y, normal), y)
-            means[label], variances[label] = decoded.mean(0), decoded.var(0)
-        return np.float32(means), np.float32(np.sqrt(variances + np.square(self.noise)))
+        of_types = (np.full(BLOCK, label, np.int32) for label in range(self.types))
+        decoded = (self.decode_block(self.latents(y, normal), y) for y in of_types)
+        means, variances = np.array([(block.mean(0), block.var(0)) for block in decoded]).swapaxes(0, 1)
+        return means, np.float32(np.sqrt(variances.astype(float) + np.square(self.noise)))
+
+    @functools.cached_property
+    def decode_in_graph(self) -> Callable[[np.ndarray, np.ndarray], tf.Tensor]:
+        """The same as `decode`, as one graph for blocks."""
+        signature = [tf.TensorSpec((BLOCK, self.noise_dim), tf.float32), tf.TensorSpec((BLOCK,), tf.int32)]
+        return tf.function(self.decode, input_signature=signature, autograph=False)
 
     def decode_block(self, latent: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Return the expected genes minus type means (BLOCK, genes) of latents (BLOCK, latent)."""
-        if self._decode_in_graph is None:
-            signature = [tf.TensorSpec((BLOCK, self.noise_dim), tf.float32), tf.TensorSpec((BLOCK,), tf.int32)]
-            self._decode_in_graph = tf.function(self.decode, input_signature=signature, autograph=False)
-        return self._decode_in_graph(latent, y).numpy()
+        return self.decode_in_graph(latent, y).numpy()
 
 
 # ---- differential privacy: a Gaussian generator made of noised statistics, and of what everybody may know ---------
@@ -2443,7 +2394,7 @@ PRIVATE_SHARES = {"centre": 0.07, "variances": 0.06, "directions": 0.25, "means"
 PUBLIC_SHARES = {"centre": 0.07, "means": 0.89}  # beside a public table
 RADIUS_SHARE = 0.01  # for the radius that each of them is clipped to
 SCALE_SHARE = 0.01  # for the vote of patients on the scale of the table
-LOG2_LIMITS = (0.0, 20.0)  # of log2(x + 1), from nothing to a million; values beyond are moved to them
+LOG2_MAX = 20.0  # of log2(x + 1): a million; values beyond it, and under 0, are moved there
 LOG2_CENTRE = 5.0  # from which the first release measures; missing values count as it there
 RADII = 1.25 ** np.arange(-16, 15)  # to choose from, times the square root of the number of columns
 WITHIN_RADIUS = 0.3  # share of patients that are not clipped: fewer means less noise and more bias
@@ -2536,28 +2487,21 @@ class Mechanism:
         self.bounds[name] = radius = float(radii[np.argmax(np.append(enough, True))])
         return rows * np.minimum(1, radius / np.maximum(lengths, 1e-12))[:, None], radius
 
-    def mean(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Release the mean (columns,) of rows: those of two patients are at most two radii apart."""
-        rows, radius = self.clip(name, rows)
-        return self.release(name, self.weights @ rows, 2 * radius)[0] / self.patients
+    def means(
+        self, name: str, rows: np.ndarray, y: np.ndarray | None = None, apart: float = 2
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Release the mean (types, columns) of each type's rows, without y of all rows, and its noise's sd (types, 1).
 
-    def type_means(self, name: str, rows: np.ndarray, y: np.ndarray, types: int) -> tuple[np.ndarray, np.ndarray]:
-        """Release the mean (types, columns) of each type's rows, and its noise's sd (types, 1).
-
-        The sums of all types are one vector, to which a patient of whatever types adds at most a radius.
+        The sums of all types are one vector, to which a patient of whatever types adds at most a radius; those of two
+        patients are at most two radii apart, or sqrt(2) of them where no value is negative.
         """
         rows, radius = self.clip(name, rows)
-        sums = np.zeros((types, rows.shape[1]))
+        y = np.zeros(len(rows), np.int64) if y is None else y
+        patients = np.bincount(y, self.weights)[:, None]
+        sums = np.zeros((len(patients), rows.shape[1]))
         np.add.at(sums, y, rows * self.weights[:, None])
-        sums, sd = self.release(name, sums, 2 * radius)
-        patients = np.bincount(y, self.weights, types)[:, None]
+        sums, sd = self.release(name, sums, apart * radius)
         return sums / patients, sd / patients
-
-    def mean_square(self, name: str, rows: np.ndarray) -> tuple[np.ndarray, float]:
-        """Release the mean of x^2 (columns,), and its noise's sd: squares are not negative, so sqrt(2) radii apart."""
-        squares, radius = self.clip(name, np.square(rows))
-        squares, sd = self.release(name, self.weights @ squares, math.sqrt(2) * radius)
-        return squares / self.patients, sd / self.patients
 
     def second_moment(self, name: str, rows: np.ndarray) -> tuple[np.ndarray, float]:
         """Release the mean of x x' (columns, columns), and its noise's sd on the diagonal.
@@ -2598,52 +2542,47 @@ def check_size(mechanism: Mechanism, training: Cohort, epsilon: float, delta: fl
     mu, n, genes = mechanism.mu, mechanism.patients, len(training.genes)
     types, y = np.unique(training.types, return_inverse=True)
     patients = np.bincount(y, mechanism.weights)
-    size = min(patients.mean(), 2 * patients.min())
-    with_public = max(MIN_MU_PATIENTS / 2, MIN_MU_ALL / len(types))
-    need = with_public if beside_public else max(MIN_MU_PATIENTS, with_public)
-    if mu * size < need:
-        helps = not beside_public and mu * size >= with_public
+    enough = mu * min(patients.mean(), 2 * patients.min())
+    with_public = max(MIN_MU_PATIENTS / 2, MIN_MU_ALL / len(types)) / enough
+    lack = with_public if beside_public else max(MIN_MU_PATIENTS / enough, with_public)  # of patients, or of mu
+    what = (
+        f"types of {patients.mean():.3g} training patients on average and of {patients.min():.3g} in "
+        f"{str(types[patients.argmin()])!r} (a patient's samples count as one)"
+    )
+    helps = ", or --public" if lack > with_public and with_public <= 1 else ""
+    if lack <= 1 and not beside_public:
+        bearable = (MAX_CENTRE_NOISE * n * mechanism.mus["centre"] / (2 * LOG2_CENTRE)) ** 2
+        lack, what = math.sqrt(genes / bearable), f"{genes} genes ({n} patients bear {bearable:.0f})"
+        helps = ", --public, or fewer genes, chosen by their variance in a public table"
+    if lack > 1:
         raise RnagenError(
-            f"--epsilon {epsilon:g}: noise would drown types of {patients.mean():.3g} training patients on average "
-            f"and of {patients.min():.3g} in {str(types[patients.argmin()])!r} (a patient's samples count as one); use "
-            f"{math.ceil(need / mu)} of each type, --epsilon {least_epsilon(need / size, delta):g}"
-            + (", or --public" if helps else "")
-        )
-    bearable = int((MAX_CENTRE_NOISE * n * mechanism.mus["centre"] / (2 * LOG2_CENTRE)) ** 2)
-    if genes > bearable and not beside_public:
-        enough = least_epsilon(mu * math.sqrt(genes / max(bearable, 1)), delta)
-        raise RnagenError(
-            f"--epsilon {epsilon:g}: {n} patients bear the noise of {bearable} genes, and there are {genes}; use more "
-            f"samples, --epsilon {enough:g}, --public, or fewer genes, chosen by their variance in a public table"
+            f"--epsilon {epsilon:g}: noise would drown {what}; use {math.ceil(10 * lack) / 10:g} times as many "
+            f"patients, --epsilon {least_epsilon(mu * lack, delta):g}{helps}"
         )
 
 
 def align_public(training: Cohort, public: Cohort) -> Cohort:
     """Return the public table with the private one's genes; refuse one that lacks any, or that shares patients."""
+    columns = pd.Index(public.genes).get_indexer(training.genes)  # -1 where missing
+    missing = training.genes[columns < 0]
     if shared := {*training.samples, *training.groups} & {*public.samples, *public.groups}:
-        raise RnagenError(
-            f"--public {public.name}: has {len(shared)} samples or patients of the private table "
-            f"({list_some(shared)}), which would not be protected; remove them from one of the tables"
-        )
-    place = {gene: column for column, gene in enumerate(public.genes.tolist())}
-    if missing := set(training.genes.tolist()) - set(place):
-        raise RnagenError(
-            f"--public {public.name}: lacks {len(missing)} of {len(training.genes)} genes ({list_some(missing)}); add "
-            f"them, or remove them from the private table"
-        )
-    if len(public.samples) < MIN_PUBLIC:
-        raise RnagenError(f"--public {public.name}: has {len(public.samples)} samples; add some, up to {MIN_PUBLIC}")
-    columns = [place[gene] for gene in training.genes.tolist()]
-    return replace(public, expression=public.expression[:, columns], genes=training.genes)
+        fault = f"has {len(shared)} samples or patients of the private table ({list_some(shared)}), which would not be "
+        fault += "protected; remove them from one of the tables"
+    elif len(missing):
+        fault = f"lacks {len(missing)} of {len(columns)} genes ({list_some(missing)}); add them, or remove them from "
+        fault += "the private table"
+    elif len(public.samples) < MIN_PUBLIC:
+        fault = f"has {len(public.samples)} samples; add some, up to {MIN_PUBLIC}"
+    else:
+        return replace(public, expression=public.expression[:, columns], genes=training.genes)
+    raise RnagenError(f"--public {public.name}: {fault}")
 
 
 def vote_on_scale(mechanism: Mechanism, expression: np.ndarray) -> str:
     """Release which transform the values of most patients ask for; a replaced patient moves one vote: sqrt(2)."""
-    low, high = np.fmin.reduce(expression, axis=1), np.fmax.reduce(expression, axis=1)
-    whole = [is_whole(row[None]) for row in expression]
-    votes = np.where((low >= 0) & (high > COUNTS_ABOVE), np.where(whole, 2, 1), 0)
-    histogram, _ = mechanism.release("scale", np.bincount(votes, mechanism.weights, 3), math.sqrt(2))
-    return ("none", "log2", "cpm")[int(histogram.argmax())]
+    votes = [TRANSFORMS.index(resolve_transform(row[None], "auto")) for row in expression]
+    histogram, _ = mechanism.release("scale", np.bincount(votes, mechanism.weights, len(TRANSFORMS)), math.sqrt(2))
+    return TRANSFORMS[int(histogram.argmax())]
 
 
 def private_scale(mechanism: Mechanism, training: Cohort, transform: str) -> tuple[Preprocessing, np.ndarray]:
@@ -2651,17 +2590,16 @@ def private_scale(mechanism: Mechanism, training: Cohort, transform: str) -> tup
 
     No gene counts as constant, nothing is rounded, and where depth is divided by, it is a million for all samples.
     """
-    low, high = LOG2_LIMITS
     one = np.ones(len(training.genes), np.float32)
     log_depth = np.tile(np.float32([math.log(1e6), 0]), (len(set(training.types)), 1))
-    fixed = (one > 0, np.nan * one, LOG2_CENTRE * one, one, low * one, (high - low) * one)
-    scale = Preprocessing(*fixed, transform, low, False, log_depth)
-    rows = np.clip(scale.standardise(training.expression), low - LOG2_CENTRE, high - LOG2_CENTRE)
-    centre = np.clip(LOG2_CENTRE + mechanism.mean("centre", rows), low, high).astype(np.float32)
+    fixed = (one > 0, np.nan * one, LOG2_CENTRE * one, one, 0 * one, LOG2_MAX * one)
+    scale = Preprocessing(*fixed, transform, 0.0, False, log_depth)
+    rows = np.clip(scale.standardise(training.expression), -LOG2_CENTRE, LOG2_MAX - LOG2_CENTRE)
+    centre = np.clip(LOG2_CENTRE + mechanism.means("centre", rows)[0][0], 0, LOG2_MAX).astype(np.float32)
     scale = replace(scale, mean=centre)
-    rows = np.clip(scale.standardise(training.expression), low - centre, high - centre)
-    variances = shrink_variances(*mechanism.mean_square("variances", rows), 0.3)
-    scale = replace(scale, sd=np.sqrt(variances).astype(np.float32))
+    rows = np.clip(scale.standardise(training.expression), -centre, LOG2_MAX - centre)
+    variances, sd = mechanism.means("variances", np.square(rows), apart=math.sqrt(2))
+    scale = replace(scale, sd=np.sqrt(shrink_variances(variances[0], sd.item(), 0.3)).astype(np.float32))
     return scale, rows / scale.sd
 
 
@@ -2681,31 +2619,34 @@ def private_subspace(mechanism: Mechanism, rows: np.ndarray, genes: np.ndarray) 
     return encode, decode
 
 
-def release_generator(mechanism: Mechanism, training: Cohort, transform: str) -> tuple[Preprocessing, list[np.ndarray]]:
-    """Release all that a generator consists of.
+def private_factors(means: np.ndarray, loadings: np.ndarray, variance: np.ndarray) -> Factors:
+    """Return Gaussians of those means (types, genes) and variance within types (genes,)."""
+    noise = np.maximum(remaining_variance(variance, loadings, MIN_GENE_NOISE), MIN_GENE_NOISE**2)
+    return Factors.of_one_covariance(means, loadings, noise)
 
-    Returns the scale, and means (types, genes), loadings (latent, genes) and variance within types (genes,).
-    """
-    types, y = np.unique(training.types, return_inverse=True)
+
+def release_generator(
+    mechanism: Mechanism, training: Cohort, y: np.ndarray, transform: str
+) -> tuple[Preprocessing, Factors]:
+    """Release all that a generator consists of."""
     scale, rows = private_scale(mechanism, training, transform)
     bearable = math.ceil(VARIABLE_GENES * mechanism.patients * mechanism.mu)
     encode, decode = private_subspace(mechanism, rows, np.argsort(-scale.sd, kind="stable")[:bearable])
     z = rows @ encode
-    z_means = shrink_noised_means(*mechanism.type_means("means", z, y, len(types)))
+    z_means = shrink_noised_means(*mechanism.means("means", z, y))
     within = shrink_covariance(*mechanism.second_moment("within", z - z_means[y]))
     means = z_means @ decode
-    between = np.bincount(y) / len(y) @ np.square(means)
-    return scale, [means, np.linalg.cholesky(within).T @ decode, 1 - between]  # 1: rows are standardised
+    variance = 1 - np.bincount(y) / len(y) @ np.square(means)  # within types: rows are standardised
+    return scale, private_factors(means, np.linalg.cholesky(within).T @ decode, variance)
 
 
 def release_means(
-    mechanism: Mechanism, training: Cohort, public: Cohort, transform: str
-) -> tuple[Preprocessing, list[np.ndarray]]:
-    """Release the type means and take all else from the public table; return what release_generator does."""
-    types, y = np.unique(training.types, return_inverse=True)
+    mechanism: Mechanism, training: Cohort, y: np.ndarray, public: Cohort, transform: str
+) -> tuple[Preprocessing, Factors]:
+    """Release the type means alone and take all else from the public table."""
     public_types, public_y = np.unique(public.types, return_inverse=True)
     scale = Preprocessing.fit(public.expression, transform, np.full(len(public_y), "all"))
-    scale = replace(scale, log_depth=np.repeat(scale.log_depth, len(types), axis=0))
+    scale = replace(scale, log_depth=np.repeat(scale.log_depth, y.max() + 1, axis=0))
     rows, known = (np.clip(scale.standardise(cohort.expression), -100, 100) for cohort in (training, public))
     _, _, residuals = class_residuals(Samples(known, public_y), len(public_types))
     most = min(math.ceil(PUBLIC_DIRECTIONS * mechanism.patients * mechanism.mu), MAX_DIRECTIONS, *known.shape)
@@ -2713,15 +2654,15 @@ def release_means(
     kept = variances > MIN_VARIANCE
     loadings = np.sqrt(variances[kept])[:, None] * directions[kept]
     z, public_z = (part @ (loadings / variances[kept, None]).T for part in (rows, known))
-    centre = mechanism.mean("centre", z)
+    centre, _ = mechanism.means("centre", z)
     ratio = mechanism.bounds["centre"] / np.median(np.linalg.norm(public_z, axis=1))
     if not 1 / MAX_SCALE_RATIO < ratio < MAX_SCALE_RATIO:
         raise RnagenError(
             f"--public {public.name}: private samples lie {ratio:.2g} times as far from its mean as its own; give both "
             f"tables in the same units"
         )
-    means = centre + shrink_noised_means(*mechanism.type_means("means", z - centre, y, len(types)))
-    return scale, [means @ loadings, loadings, np.square(residuals.x).mean(0)]
+    means = centre + shrink_noised_means(*mechanism.means("means", z - centre, y))
+    return scale, private_factors(means @ loadings, loadings, np.square(residuals.x).mean(0))
 
 
 def fit_private(
@@ -2736,15 +2677,16 @@ def fit_private(
     mechanism = Mechanism(gaussian_mu(epsilon, delta), shares, training.groups)
     check_size(mechanism, training, epsilon, delta, public is not None)
     voted = vote_on_scale(mechanism, training.expression)
+    y = np.unique(training.types, return_inverse=True)[1]
     known = ["gene and type names", "samples of each type, and which are one patient's", "all settings"]
-    if public is None and transform == "none" != voted:
-        raise RnagenError(
-            f"--transform none: takes log2 from 0 to {LOG2_LIMITS[1]:g}, and most private samples look like counts or "
-            f"TPM; use --transform {voted}"
-        )
     if public is None:
-        scale, parts = release_generator(mechanism, training, voted if transform == "auto" else transform)
-        known.append(f"that expression lies from 0 to {LOG2_LIMITS[1]:g} in log2")
+        if transform == "none" != voted:
+            raise RnagenError(
+                f"--transform none: takes log2 from 0 to {LOG2_MAX:g}, and most private samples look like counts "
+                f"or TPM; use --transform {voted}"
+            )
+        scale, factors = release_generator(mechanism, training, y, voted if transform == "auto" else transform)
+        known.append(f"that expression lies from 0 to {LOG2_MAX:g} in log2")
     else:
         public = align_public(training, public)
         if voted != (of_public := resolve_transform(public.expression, "auto")):
@@ -2752,19 +2694,15 @@ def fit_private(
                 f"--public {public.name}: asks for --transform {of_public}, and most private samples for {voted}; give "
                 f"both tables in the same units"
             )
-        scale, parts = release_means(mechanism, training, public, transform)
+        scale, factors = release_means(mechanism, training, y, public, transform)
         known.append(f"the table {public.name}")
-    means, loadings, variance = parts
-    noise = np.maximum(variance - np.square(loadings).sum(0), MIN_GENE_NOISE * np.maximum(variance, MIN_GENE_NOISE))
-    roots, errors = np.tile(np.eye(len(loadings)), (len(means), 1, 1)), np.ones(len(means))
-    type_sd = np.tile(np.sqrt(np.square(loadings).sum(0) + noise), (len(means), 1))
-    parts = (means, loadings, np.sqrt(noise), roots, errors, type_sd, np.zeros(2))
-    factors = Factors(*(np.ascontiguousarray(array, np.float32) for array in parts))
     ceiling = float(scipy.special.ndtr(mechanism.mu / math.sqrt(2)))
     unit = "one patient (group): its samples replaced by any others of the same number and types"
-    guarantee = (epsilon, delta, mechanism.mu, ceiling, unit, tuple(known), mechanism.mus, mechanism.bounds)
-    return scale, factors, Privacy(*guarantee)
+    privacy = Privacy(epsilon, delta, mechanism.mu, ceiling, unit, tuple(known), mechanism.mus, mechanism.bounds)
+    return scale, factors, privacy
 
+
+# ---- training a generator: of any kind, from a dataset -----------------------------------------------------------
 
 UNUSED_LATENT = 0.1  # nats of KL per sample below which the latent carries nothing
 
@@ -2792,23 +2730,21 @@ class FactorModel(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainedGenerator:
-    """A generator and its scale, what it started from, metrics by epoch, the epoch it kept and the seconds it took."""
+    """A generator and its scale, its metrics by epoch, the epoch that was kept and the seconds that it took."""
 
     model: Generator
     preprocessing: Preprocessing
-    factors: Factors
     history: list[dict[str, float]]
     epoch: int
-    epochs: int
     seconds: float
     privacy: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return its entry in the results."""
-        latent, pools = len(self.factors.loadings), self.model.kind != "gaussian"
-        entry = {"model": self.model.kind, "latent_dim": latent, "pooled_rows": latent if pools else None}
-        entry |= {"history": self.history, "seconds": self.seconds}
-        return entry if self.model.kind == "gaussian" else entry | {"epoch": self.epoch}
+        entry = {"model": self.model.kind, "latent_dim": self.model.latent_dim, "pooled_rows": None}
+        if self.model.kind != "gaussian":
+            entry |= {"pooled_rows": self.model.latent_dim, "epoch": self.epoch}
+        return entry | {"history": self.history, "seconds": self.seconds}
 
 
 def start_network(
@@ -2831,24 +2767,25 @@ def train_generator(
     Where no samples are held out for testing, they only find the number of steps, and the generator is trained again
     for so many on all samples. Reports the factor model, each epoch, and notes as str.
     """
-    start, scale = time.perf_counter(), dataset.preprocessing
-    history: list[dict[str, float]] = []
+    began, scale, privacy = time.perf_counter(), dataset.preprocessing, None
+    everything, validates = not len(dataset.test), len(dataset.validation) > 0
+
+    def fit_to(samples: Samples) -> Factors:
+        groups = dataset.train_groups[: len(samples)]
+        return fit_start(config.kind, samples, groups, len(dataset.types), config.latent_dim, seed)
+
+    samples = dataset.all_training() if everything and config.kind == "gaussian" else dataset.train
     if config.private:
         scale, factors, privacy = config.private
-        report(FactorModel("private", len(factors.loadings)))
-        model = Generator(config.kind, factors, scale.lowest)
-        return TrainedGenerator(model, scale, factors, history, 0, 0, time.perf_counter() - start, asdict(privacy))
-    fit_factors = functools.partial(fit_start, types=len(dataset.types), latent=config.latent_dim, seed=seed)
-    everything, validates = not len(dataset.test), len(dataset.validation) > 0
-    samples = dataset.all_training() if everything and config.kind == "gaussian" else dataset.train
-    factors = fit_factors(config.kind, samples, dataset.train_groups[: len(samples)])
-    report(FactorModel(config.kind, len(factors.loadings)))
-    if (small := dataset.types[dataset.counts() <= FEW_SAMPLES]).size:
+    else:
+        factors = fit_to(samples)
+    report(FactorModel("private" if privacy else config.kind, len(factors.loadings)))
+    if not privacy and (small := dataset.types[dataset.counts() <= FEW_SAMPLES]).size:
         report(f"types with one or two training samples ({list_some(small)}) are given the spread of the others")
     if config.kind == "gaussian":
-        model = Generator(config.kind, factors, scale.lowest)
-        return TrainedGenerator(model, scale, factors, history, 0, 0, time.perf_counter() - start)
-    trainer, epoch = start_network(factors, samples, config, dataset, seed, workers), 0
+        model, guarantee = Generator(config.kind, factors, scale.lowest), privacy and asdict(privacy)
+        return TrainedGenerator(model, scale, [], 0, time.perf_counter() - began, guarantee)
+    trainer, history, epoch = start_network(factors, samples, config, dataset, seed, workers), [], 0
     if validates:
         history, epoch = fit(trainer, config.epochs, dataset.validation, seed, report)
         epoch = workers.gather(epoch)[0]  # the chief's
@@ -2859,13 +2796,11 @@ def train_generator(
         report("nothing to validate on: the factor model is taken as it is")
     if everything and validates:
         steps, samples = epoch * trainer.steps_per_epoch, dataset.all_training()
-        factors = fit_factors(config.kind, samples, dataset.train_groups)
-        trainer = start_network(factors, samples, config, dataset, seed, workers)
+        trainer = start_network(fit_to(samples), samples, config, dataset, seed, workers)
         if steps:
             trainer.advance(steps)
-    model = trainer.network
-    model.finish(samples, seed, trained=epoch > 0)
-    return TrainedGenerator(model, scale, factors, history, epoch, config.epochs, time.perf_counter() - start)
+    trainer.network.finish(samples, seed, trained=epoch > 0)
+    return TrainedGenerator(trainer.network, scale, history, epoch, time.perf_counter() - began)
 
 
 # ---- sampling: synthetic samples in the table's units, as tables, from a generator that can be kept ---------------
@@ -2999,13 +2934,13 @@ def released_parameters(sampler: Sampler, drawn: np.ndarray) -> tuple[np.ndarray
     fitted, model = sampler.preprocessing, sampler.model
     constant = np.nan_to_num(fitted.constant)
     means = np.tile(constant if fitted.transform == "none" else np.log2(constant + 1), (len(sampler.types), 1))
-    centres = model.type_means if model.conditional else model.drawn_mean
+    centres = model.factors.means if model.conditional else model.drawn_mean
     means[:, fitted.kept] = centres * fitted.sd + fitted.mean
     means = means[np.isin(sampler.types, drawn)]
     if model.kind != "gaussian" or len(fitted.kept) > MAX_COVARIANCE_GENES:
         return means, None
     covariance = MIN_VARIANCE * np.eye(len(fitted.kept))
-    within = model.loadings.T @ model.loadings + np.diag(np.square(model.noise))
+    within = model.factors.loadings.T @ model.factors.loadings + np.diag(np.square(model.noise))
     covariance[np.ix_(fitted.kept, fitted.kept)] = within * np.outer(fitted.sd, fitted.sd)
     return means, covariance
 
@@ -3438,7 +3373,7 @@ class Experiment:
     def fit_factors(self, samples: Samples, groups: np.ndarray) -> Factors:
         """Fit the factor model that the generator started from to other samples."""
         kind = "gaussian" if self.trained.model.kind == "gaussian" else "cvae"
-        latent = min(len(self.trained.factors.loadings), *samples.x.shape)
+        latent = min(self.trained.model.latent_dim, *samples.x.shape)
         return fit_start(kind, samples, groups, len(self.dataset.types), latent, self.seed)
 
 
@@ -5278,7 +5213,7 @@ def format_event(event: Any) -> str | None:
         case Progress(metrics=metrics) if metrics:
             values = " - ".join(f"{name}: {value:.4f}" for name, value in metrics.items())
             return f"Epoch {event.epoch}/{event.epochs} - {values}"
-        case TrainedGenerator() if event.history and event.epoch < event.epochs:
+        case TrainedGenerator() if event.epoch < len(event.history):
             kept = f"of epoch {event.epoch}" if event.epoch else "before training"
             return f"Kept the weights {kept}: lowest val_loss"
         case Sampling():

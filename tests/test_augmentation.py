@@ -148,7 +148,7 @@ def test_two_seeds_have_different_folds_and_directions(hard: list[object]) -> No
     streams = [rnagen.stream(seed, "inner folds") for seed in (1, 1, 2)]
     fold = [rnagen.inner_folds(dataset.train.y, groups, 5, rng).tolist() for rng in streams]
     assert fold[0] == fold[1] != fold[2]
-    held = [rnagen.hold_out_folds(dataset.train, groups, 5, 4, seed)[0].y for seed in (1, 2)]
+    held = [rnagen.hold_out_folds(dataset.train, groups, 5, 4, seed)[0].held.y for seed in (1, 2)]
     loadings = [rnagen.fit_factor_model(dataset.train, groups, 5, 4, seed).loadings for seed in (1, 1, 2)]
     assert len(held[0])
     np.testing.assert_array_equal(loadings[0], loadings[1])

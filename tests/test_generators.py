@@ -192,7 +192,7 @@ def test_loss_and_metrics_equal_their_closed_forms(kind: str, samples: rnagen.Sa
     model.log_noise.assign(np.linspace(-0.5, 0.3, GENES).astype(np.float32))
     noise = np.random.default_rng(1).normal(size=(ROWS, 4)).astype(np.float32)
     metrics = model.metrics(model.loss_and_totals(x, y, noise)[1].numpy().astype(float))
-    centres = model.type_means[y]
+    centres = model.factors.means[y]
     latent, log_variance = model.encode(x - centres, y)
     latent, kl = latent.numpy().astype(float), 0.0
     if kind != "ae":
@@ -234,7 +234,7 @@ def test_latents_are_fitted_to_the_encoders_posteriors() -> None:
     model = rnagen.CVAE("cvae", fit("cvae", rnagen.Samples(x, y), 2), NO_FLOOR, UNIT, rnagen.stream(1, "weights"))
     model.finish(rnagen.Samples(x, y), 1)
     for label, root in enumerate(roots):
-        recognised = (x - model.type_means[label])[y == label] @ model.recognition.numpy()  # a rotation of z
+        recognised = (x - model.factors.means[label])[y == label] @ model.recognition.numpy()  # a rotation of z
         covariance = model.latent_root[label].T @ model.latent_root[label]
         np.testing.assert_allclose(covariance, np.cov(recognised.T), atol=0.02)
         drawn = draw(model, label)

@@ -64,7 +64,7 @@ def test_loss_and_metrics_equal_their_closed_forms(kind: str, samples: rnagen.Sa
     assert len(totals) == network.n_totals
     assert float(loss) / len(y) == pytest.approx(metrics["loss"])
 
-    centres = network.type_means[y]
+    centres = network.factors.means[y]
     latent, log_variance = network.encode(x - centres, y)
     latent, kl = latent.numpy().astype(float), 0.0
     if kind != "ae":
