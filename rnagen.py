@@ -36,7 +36,7 @@ limits.
 """
 
 # The parts, each using only what stands above it:
-#   foundations     errors, random streams, samples; interrupts, and files that appear whole or not at all
+#   foundations     errors, random streams, samples; then interrupts, and files that appear whole or not at all
 #   data            a table of any layout -> Cohort (expression, types, groups), with notes on what was decided
 #   preprocessing   Cohort -> Dataset: split by groups, standardised on training samples; counts and back
 #   training        workers, networks and the one training loop; the type classifier
@@ -1664,7 +1664,7 @@ def mix_epoch(rows: int, n_real: int, rng: np.random.Generator) -> np.ndarray:
 
 
 class Trainer:
-    """Adam on mini-batches of samples held in memory, every row once an epoch; it can always be taken further.
+    """Adam on mini-batches of samples held in memory, mixed by mix_epoch; it can always be taken further.
 
     Keras layers and optimiser do the work, many steps in one graph call. The graph, which takes as long to make as
     hundreds of steps, serves one training after another. Several workers take a share of each batch each.
@@ -2049,7 +2049,7 @@ def choose_radius_sd(squared: np.ndarray, dimensions: int) -> float:
 def choose_radius_sds(
     folds: list[HeldOutFold], variances: np.ndarray, noise_variance: np.ndarray
 ) -> tuple[float, float]:
-    """Return the sds of log squared radii of latents and noise (types, genes) that held-out rows are likeliest with."""
+    """Return the sds of log squared radii of latents and of noise that held-out rows are likeliest with."""
     latent, used = len(variances), np.flatnonzero(variances > 0)
     latent_lengths, noise_lengths = [], []  # squared
     for fold in folds:
@@ -2591,7 +2591,8 @@ def private_scale(mechanism: Mechanism, training: Cohort, transform: str) -> tup
     No gene counts as constant, nothing is rounded, and where depth is divided by, it is a million for all samples.
     """
     one = np.ones(len(training.genes), np.float32)
-    log_depth = np.tile(np.float32([math.log(1e6), 0]), (len(set(training.types)), 1))
+    depths = len(set(training.types)) * (transform == "cpm")
+    log_depth = np.tile(np.float32([math.log(1e6), 0]), (depths, 1))
     fixed = (one > 0, np.nan * one, LOG2_CENTRE * one, one, 0 * one, LOG2_MAX * one)
     scale = Preprocessing(*fixed, transform, 0.0, False, log_depth)
     rows = np.clip(scale.standardise(training.expression), -LOG2_CENTRE, LOG2_MAX - LOG2_CENTRE)
@@ -3969,8 +3970,7 @@ def bayes_rule_of(sampler: Sampler) -> TypeClassifier:
 def fit_percentile(log_likelihood: np.ndarray, held_out: np.ndarray) -> np.ndarray:
     """Return the percentile (samples,) of log-likelihoods among those of held-out training samples.
 
-    Both are under the density of the type that is predicted. Below the lowest tenth of these (at least 10), too few to
-    count, the tail is exponential (Pickands 1975).
+    Below the lowest tenth of these (at least 5), too few to count, the tail is exponential (Pickands 1975).
     """
     held_out = np.sort(held_out)
     percentile = 100 * np.searchsorted(held_out, log_likelihood, side="right") / (len(held_out) + 1)
