@@ -2305,7 +2305,7 @@ class Generator:
     they lie from their type in every respect. Each gene then gets the mean and sd of the type; floor (genes,) is the
     least standardised value it can have, and these hold after values under it have been raised to it.
     drawn_mean and drawn_sd (types, genes) are those of what is drawn beside the type's mean, before that. This class
-    draws from Factors; a network has its own decode_block.
+    draws from Factors; a network has a decode_block of its own.
     """
 
     def __init__(self, kind: str, factors: Factors, floor: np.ndarray) -> None:
@@ -2729,9 +2729,9 @@ def private_factors(means: np.ndarray, loadings: np.ndarray, variance: np.ndarra
 def release_generator(
     mechanism: Mechanism, training: Cohort, y: np.ndarray, transform: str
 ) -> tuple[Preprocessing, Factors]:
-    """Release all that a generator consists of: the type means and the covariance within types of z.
+    """Release all that a generator consists of: scale, directions, and along these the type means and their covariance.
 
-    That is (samples, k) along the directions that stand out of the noise in the covariance of the most variable genes.
+    The directions are those that stand out of the noise in the covariance of the most variable genes.
     """
     scale, rows = private_scale(mechanism, training, transform)
     genes = np.argsort(-scale.sd, kind="stable")[: math.ceil(VARIABLE_GENES * mechanism.patients * mechanism.mu)]
