@@ -1697,10 +1697,10 @@ class Trainer:
         """Take a step on each batch of the rows in order (rows,); return the totals summed over all of them."""
 
         def step(start: tf.Tensor, totals: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            end = tf.minimum(start + self.batch_size, tf.size(order))
+            end = start + self.batch_size
             return end, totals + self._take_step(x, y, order[start:end], noise[start:end])
 
-        begin = (tf.constant(0), tf.zeros(self.network.n_totals))
+        begin = (0, tf.zeros(self.network.n_totals))
         return tf.while_loop(lambda start, totals: start < tf.size(order), step, begin)[1]
 
     def _take_step(self, x: tf.Tensor, y: tf.Tensor, batch: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
@@ -1989,10 +1989,8 @@ class HeldOutFold(NamedTuple):
 def hold_out_folds(samples: Samples, groups: np.ndarray, types: int, latent: int, seed: int) -> list[HeldOutFold]:
     """Hold out each inner fold; a fold that shares no type with the others is left out."""
     fold = inner_folds(samples.y, groups, INNER_FOLDS, stream(seed, "inner folds"))
-    number_of_folds = int(fold.max()) + 1
-    needed = math.ceil(ENOUGH_HELD_OUT * number_of_folds / len(fold))
-    found = []
-    for number in range(min(number_of_folds, needed) if number_of_folds > 1 else 0):
+    folds, found = int(fold.max()) + 1, []
+    for number in range(min(folds, math.ceil(ENOUGH_HELD_OUT * folds / len(fold)))):
         means, counts, rest = class_residuals(samples.take(fold != number), types)
         held = samples.take((fold == number) & (counts[samples.y] > 0))
         if not len(held) or counts.max() < 2:
@@ -2178,8 +2176,8 @@ class Generator:
     A lognormal radius that belongs to the row multiplies it, and another the noise, since samples differ in how far
     they lie from their type in every respect. Each gene then gets the mean and sd of the type; floor (genes,) is the
     least standardised value it can have, and these hold after values under it have been raised to it.
-    This class draws from Factors; a network overrides `decode_block`. drawn_mean and drawn_sd (types, genes) are those
-    of what is drawn beside the type's mean, before that correction.
+    drawn_mean and drawn_sd (types, genes) are those of what is drawn beside the type's mean, before that. This class
+    draws from Factors; a network has a decode_block of its own.
     """
 
     def __init__(self, kind: str, factors: Factors, floor: np.ndarray) -> None:
@@ -2232,7 +2230,7 @@ class Generator:
         deviate, radius_sd = rng.standard_normal((BLOCK, 1), dtype=np.float32), self.factors.radius_sd
         radii = np.exp(radius_sd * deviate / 2 - radius_sd**2 / 4)  # (BLOCK, 2), of mean square 1
         normal = rng.standard_normal((BLOCK, self.latent_dim), dtype=np.float32) * radii[:, :1]
-        drawn = np.array(self.decode_block(self.latents(block, normal), block)[: len(y)])
+        drawn = np.array(self.decode_block(self.latents(block, normal), block))[: len(y)]
         drawn *= location_scale.scale[y]
         noise = rng.standard_normal(drawn.shape, dtype=np.float32)
         for factor in (radii[: len(y), 1:], self.noise, location_scale.noise_scale[y]):
@@ -2338,12 +2336,21 @@ class CVAE(Generator, Network):
         """Take over the learned noise and fit what draws need to the samples that the network was trained on.
 
         A conditional network that kept its initial weights (trained is False) keeps the factor model's latents, whose
-        covariances account for held-out rows.
+        covariances account for held-out rows. drawn_mean and drawn_sd are those of a block of each type, in which every
+        latent comes with its mirror image and their covariance is the identity, so that what is linear in z has exactly
+        its mean and variance.
         """
         self.noise = np.exp(self.log_noise.numpy())
         if trained or not self.conditional:
             self.fit_latents(samples)
-        self.drawn_mean, self.drawn_sd = self.drawn_moments(seed)
+        half = stream(seed, "moments").standard_normal((BLOCK // 2, self.latent_dim), dtype=np.float32)
+        if self.latent_dim <= len(half):
+            half = np.linalg.qr(half)[0] * np.float32(math.sqrt(len(half)))
+        normal = np.concatenate([half, -half])
+        of_types = (np.full(BLOCK, label, np.int32) for label in range(self.types))
+        decoded = (np.array(self.decode_block(self.latents(y, normal), y)) for y in of_types)
+        self.drawn_mean, variances = np.array([(block.mean(0), block.var(0)) for block in decoded]).swapaxes(0, 1)
+        self.drawn_sd = np.float32(np.sqrt(variances.astype(float) + np.square(self.noise)))
 
     def fit_latents(self, samples: Samples) -> None:
         """Fit each type's density of latents to the encoder's posteriors N(m, v) of its samples (Ghosh et al. 2020).
@@ -2363,29 +2370,11 @@ class CVAE(Generator, Network):
             self.latent_mean[label] = means[label]
             self.latent_root[label] = np.linalg.cholesky(shrink_to_pooled(squares, counts[label], pooled)).T
 
-    def drawn_moments(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and sd (types, genes) of a block of each type beside its mean, noise included.
-
-        Every latent comes with its mirror image and their covariance is the identity, so that what is linear in z has
-        exactly its mean and variance.
-        """
-        half = stream(seed, "moments").standard_normal((BLOCK // 2, self.latent_dim), dtype=np.float32)
-        if self.latent_dim <= len(half):
-            half = np.linalg.qr(half)[0] * np.float32(math.sqrt(len(half)))
-        normal = np.concatenate([half, -half])
-        of_types = (np.full(BLOCK, label, np.int32) for label in range(self.types))
-        decoded = (self.decode_block(self.latents(y, normal), y) for y in of_types)
-        means, variances = np.array([(block.mean(0), block.var(0)) for block in decoded]).swapaxes(0, 1)
-        return means, np.float32(np.sqrt(variances.astype(float) + np.square(self.noise)))
-
     @functools.cached_property
-    def decode_in_graph(self) -> Callable[[np.ndarray, np.ndarray], tf.Tensor]:
-        """The same as `decode`, as one graph for blocks."""
+    def decode_block(self) -> Callable[[np.ndarray, np.ndarray], tf.Tensor]:
+        """The same as `decode`, as a graph for blocks."""
         signature = [tf.TensorSpec((BLOCK, self.noise_dim), tf.float32), tf.TensorSpec((BLOCK,), tf.int32)]
         return tf.function(self.decode, input_signature=signature, autograph=False)
-
-    def decode_block(self, latent: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return self.decode_in_graph(latent, y).numpy()
 
 
 # ---- differential privacy: a Gaussian generator made of noised statistics, and of what everybody may know ---------
@@ -2604,22 +2593,6 @@ def private_scale(mechanism: Mechanism, training: Cohort, transform: str) -> tup
     return scale, rows / scale.sd
 
 
-def private_subspace(mechanism: Mechanism, rows: np.ndarray, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Release the covariance of some genes, and find the directions in it that stand out of the noise.
-
-    Returns encode (all genes, k) and decode (k, all genes): z = x @ encode has variance 1, and x is about z @ decode.
-    """
-    moment, sd = mechanism.second_moment("directions", rows[:, genes])
-    values, vectors = np.linalg.eigh(moment)
-    edge = math.sqrt(2 * len(genes)) * sd  # of the spectrum of symmetric noise (Wigner 1958)
-    count = int(np.clip((values > max(EDGE_SHARE * edge, MIN_VARIANCE)).sum(), 1, MAX_DIRECTIONS))
-    scale = np.sqrt(np.maximum(values[-count:], MIN_VARIANCE))
-    encode = np.zeros((rows.shape[1], count))
-    decode = np.zeros((count, rows.shape[1]))
-    encode[genes], decode[:, genes] = vectors[:, -count:] / scale, (vectors[:, -count:] * scale).T
-    return encode, decode
-
-
 def private_factors(means: np.ndarray, loadings: np.ndarray, variance: np.ndarray) -> Factors:
     """Return Gaussians of those means (types, genes) and variance within types (genes,)."""
     noise = np.maximum(remaining_variance(variance, loadings, MIN_GENE_NOISE), MIN_GENE_NOISE**2)
@@ -2629,11 +2602,20 @@ def private_factors(means: np.ndarray, loadings: np.ndarray, variance: np.ndarra
 def release_generator(
     mechanism: Mechanism, training: Cohort, y: np.ndarray, transform: str
 ) -> tuple[Preprocessing, Factors]:
-    """Release all that a generator consists of."""
+    """Release all that a generator consists of: scale, directions, and along these the type means and their covariance.
+
+    The directions are those that stand out of the noise in the covariance of the most variable genes.
+    """
     scale, rows = private_scale(mechanism, training, transform)
-    bearable = math.ceil(VARIABLE_GENES * mechanism.patients * mechanism.mu)
-    encode, decode = private_subspace(mechanism, rows, np.argsort(-scale.sd, kind="stable")[:bearable])
-    z = rows @ encode
+    genes = np.argsort(-scale.sd, kind="stable")[: math.ceil(VARIABLE_GENES * mechanism.patients * mechanism.mu)]
+    moment, sd = mechanism.second_moment("directions", rows[:, genes])
+    values, vectors = np.linalg.eigh(moment)
+    edge = math.sqrt(2 * len(genes)) * sd  # of the spectrum of symmetric noise (Wigner 1958)
+    count = int(np.clip((values > max(EDGE_SHARE * edge, MIN_VARIANCE)).sum(), 1, MAX_DIRECTIONS))
+    spread, vectors = np.sqrt(np.maximum(values[-count:], MIN_VARIANCE)), vectors[:, -count:]
+    decode = np.zeros((count, rows.shape[1]))
+    decode[:, genes] = (vectors * spread).T  # rows are about z @ decode
+    z = rows[:, genes] @ (vectors / spread)  # of variance 1
     z_means = shrink_noised_means(*mechanism.means("means", z, y))
     within = shrink_covariance(*mechanism.second_moment("within", z - z_means[y]))
     means = z_means @ decode
