@@ -70,8 +70,8 @@ def test_help_fits_80_columns_and_states_every_default(monkeypatch: pytest.Monke
 
 
 def test_readme_options_are_the_parsers() -> None:
-    section = README.split("## Options")[1].split("\n## ")[0]
-    documented = dict(re.findall(r"^\| `([^`]+)` \| ([^|]+) \|", section, re.MULTILINE))
+    section = " ".join(README.split("## Options")[1].split("\n## ")[0].split())
+    documented = dict(re.findall(r"`(-[^`]+)` \(([^()]+)\)", section))
     parser = rnagen.build_parser()
     flags = {", ".join(action.option_strings): action for action in parser._actions}
     assert {row.split(" ")[0].rstrip(",") for row in documented} == {
