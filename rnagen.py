@@ -1635,6 +1635,11 @@ class Network:
             totals += self.totals_in_graph(shared_tensor(samples.x[rows]), samples.y[rows], noise[rows]).numpy()
         return self.metrics(totals)
 
+    def validate(self, samples: Samples, seed: int) -> dict[str, float]:
+        """Return the metrics over samples under names that begin with val_, with the same noise every time."""
+        found = self.evaluate(samples, stream(seed, "evaluation"))
+        return {f"val_{name}": value for name, value in found.items()}
+
 
 def initial_weights(network: keras.Sequential, rng: np.random.Generator) -> list[np.ndarray]:
     """Draw weights for dense layers, uniform as in Glorot and Bengio (2010), and biases of 0."""
@@ -1774,8 +1779,7 @@ def fit(
     total, kept, weights = epochs * trainer.steps_per_epoch, 0, []
     for epoch in range(epochs + 1):
         metrics = trainer.advance(trainer.steps_per_epoch, lambda n: report(Progress(n, total))) if epoch else {}
-        found = trainer.network.evaluate(validation, stream(seed, "evaluation"))  # the same noise every time
-        history.append(metrics | {f"val_{name}": value for name, value in found.items()})
+        history.append(metrics | trainer.network.validate(validation, seed))
         report(Progress(0, total, epoch, epochs, history[epoch]))
         if epoch == 0 or history[epoch]["val_loss"] < history[kept]["val_loss"]:
             kept, weights = epoch, trainer.network.copy_weights()
@@ -2772,7 +2776,7 @@ def train_generator(
     if validates:
         history, epoch = fit(trainer, config.epochs, dataset.validation, seed, report)
         epoch = workers.gather(epoch)[0]  # the chief's
-        kl = trainer.network.evaluate(dataset.validation, stream(seed, "evaluation"))["kl"]
+        kl = trainer.network.validate(dataset.validation, seed)["val_kl"]
         if trainer.network.variational and kl < UNUSED_LATENT:
             report(f"the latent is unused (KL below {UNUSED_LATENT} nats): samples of a type differ by noise alone")
     else:
@@ -3266,8 +3270,7 @@ class ArmTrainer:
                 for stop in sorted({*stops, *shown}):
                     metrics = trainer.advance(stop - trainer.steps)
                     if stop in shown:
-                        validated = trainer.network.evaluate(dataset.monitored, stream(seed, "evaluation"))
-                        metrics |= {f"val_{name}": value for name, value in validated.items()}
+                        metrics |= trainer.network.validate(dataset.monitored, seed)
                         report(Progress(trainer.steps_per_epoch, max(shown), shown[stop], epochs, metrics))
                     if stop in stops:
                         probabilities = trainer.network.predict(self.test)
@@ -5199,7 +5202,7 @@ def format_event(event: Any) -> str | None:
             kept = f"of epoch {event.epoch}" if event.epoch else "before training"
             return f"Kept the weights {kept}: lowest val_loss"
         case Sampling():
-            return f"Done in {event.seconds:.3f} seconds ({event.n / event.seconds:.1f} samples/s)."
+            return f"Done in {event.seconds:.3f} seconds ({event.samples_per_second:.1f} samples/s)."
         case ArmScores(name, loss, accuracy):
             sd = "" if accuracy.sd is None else f" (sd {accuracy.sd:.4f} over {len(accuracy.values)} trainings)"
             return f"\n{CLOSINGS[name]}\nloss: {loss:.4f} - accuracy: {accuracy.mean:.4f}{sd}"
@@ -5621,7 +5624,8 @@ def run(args: Args) -> None:
         cohort = read_data(args, terminal)
         if trains or args.top_k_types:
             cohort = keep_top_types(cohort, args.top_k_types)
-        results["data"] = describe_cohort(cohort)
+        if args.results or args.report or args.report_only or workers.count > 1:  # others need not hash the table
+            results["data"] = describe_cohort(cohort)
     if workers.count > 1:
         if args.epsilon:
             raise RnagenError(
