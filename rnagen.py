@@ -79,7 +79,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -101,26 +101,9 @@ class Lazy:
         return self._name in sys.modules
 
 
-if TYPE_CHECKING:
-    import anndata
-    import h5py
-    import imblearn
-    import keras
-    import matplotlib
-    import pandas as pd
-    import pooch
-    import pyarrow
-    import safetensors
-    import scipy
-    import sklearn
-    import tensorflow as tf
-    import threadpoolctl
-    import tqdm
-    from matplotlib.axes import Axes
-else:
-    anndata, h5py, imblearn, keras, matplotlib = map(Lazy, ("anndata", "h5py", "imblearn", "keras", "matplotlib"))
-    pd, pooch, pyarrow, safetensors, scipy = map(Lazy, ("pandas", "pooch", "pyarrow", "safetensors", "scipy"))
-    sklearn, tf, threadpoolctl, tqdm = map(Lazy, ("sklearn", "tensorflow", "threadpoolctl", "tqdm"))
+anndata, h5py, imblearn, keras, matplotlib = map(Lazy, ("anndata", "h5py", "imblearn", "keras", "matplotlib"))
+pd, pooch, pyarrow, safetensors, scipy = map(Lazy, ("pandas", "pooch", "pyarrow", "safetensors", "scipy"))
+sklearn, tf, threadpoolctl, tqdm = map(Lazy, ("sklearn", "tensorflow", "threadpoolctl", "tqdm"))
 
 __version__ = "2.0.0"
 
@@ -128,6 +111,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 BLOCK = 1024  # rows drawn from one random stream: 4 MB at 942 genes, which stays in cache
 COUNTS_ABOVE = 50.0  # never negative and above this: raw counts or TPM, since no log2 scale of expression gets there
 MIN_VARIANCE = 1e-3  # of a standardised gene: none is known better, and an outlier must not count for everything
+MANY_GENES = 1000  # above, what compares samples works in principal components
 
 
 # ---- foundations: errors, random streams, and samples -----------------------------------------------------------
@@ -181,23 +165,39 @@ def shared_tensor(x: np.ndarray) -> tf.Tensor:
 
 @dataclass(frozen=True)
 class Samples:
-    """Standardised expression x (rows, genes), float32, and type codes y (rows,), int32."""
+    """Standardised expression x (rows, genes), float32, and type codes y (rows,), int32, -1 for a type without a code.
+
+    groups (rows,) are the patients or the like, where these matter.
+    """
 
     x: np.ndarray
     y: np.ndarray
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.y)
 
     def take(self, index: np.ndarray) -> Samples:
         """Return the given rows (indices or mask)."""
-        return Samples(self.x[index], self.y[index])
+        return Samples(self.x[index], self.y[index], None if self.groups is None else self.groups[index])
+
+    def with_room(self, y: np.ndarray) -> Samples:
+        """Return these samples and room for others of type codes y, in one array; their x is to be filled in."""
+        x = aligned_array(len(self) + len(y), self.x.shape[1])
+        x[: len(self)] = self.x
+        return Samples(x, np.concatenate([self.y, y]).astype(np.int32))
 
     def join(self, other: Samples) -> Samples:
-        """Return these rows and then the others."""
-        x = aligned_array(len(self) + len(other), self.x.shape[1])
-        np.concatenate([self.x, other.x], out=x)
-        return Samples(x, np.concatenate([self.y, other.y]))
+        """Return these samples and then the others."""
+        both = self.with_room(other.y)
+        both.x[len(self) :] = other.x
+        grouped = self.groups is not None and other.groups is not None
+        return replace(both, groups=np.concatenate([self.groups, other.groups])) if grouped else both
+
+
+def sum_by_type(x: np.ndarray, y: np.ndarray, types: int) -> np.ndarray:
+    """Return the sum (types, columns) of the rows of x of each type code."""
+    return np.eye(types, dtype=x.dtype)[y].T @ x
 
 
 @dataclass(frozen=True)
@@ -224,6 +224,13 @@ class Cohort:
         """Return the cohort of the given rows (indices or mask)."""
         columns = ("expression", "samples", "types", "groups")
         return replace(self, **{column: getattr(self, column)[rows] for column in columns})
+
+    def with_genes(self, genes: np.ndarray) -> Cohort:
+        """Return the cohort with these genes, NaN where it has not measured them."""
+        columns = pd.Index(self.genes).get_indexer(genes)  # -1 where missing
+        expression = self.expression[:, columns]
+        expression[:, columns < 0] = np.nan
+        return replace(self, genes=genes, expression=expression)
 
     def type_counts(self) -> dict[str, int]:
         """Return the number of samples of each type, the most frequent first, then in alphabetical order."""
@@ -1265,8 +1272,9 @@ class Preprocessing:
         return values
 
     def samples(self, cohort: Cohort, types: np.ndarray) -> Samples:
-        """Return the samples of a cohort with these genes, standardised, coded by their place among types (sorted)."""
-        return Samples(self.standardise(cohort.expression), np.searchsorted(types, cohort.types).astype(np.int32))
+        """Return the samples of a cohort with these genes, standardised, coded by their place among types, or -1."""
+        y = pd.Index(types).get_indexer(cohort.types).astype(np.int32)
+        return Samples(self.standardise(cohort.expression), y, cohort.groups)
 
     def restore(self, standardised: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Map (samples, genes) of mean 0, sd 1, of types y, back to (samples, all genes) in the input's units.
@@ -1334,8 +1342,8 @@ class Preprocessing:
 class Dataset:
     """A cohort as the networks see it: samples to train, to validate and to test on.
 
-    genes (all genes,) and types (types,) are the names, of types those behind the codes; train_groups holds the groups
-    of the samples to train on, then of those that validate; trained_on is the fingerprint of these samples' ids.
+    genes (all genes,) and types (types,) are the names, of types those behind the codes; trained_on is the fingerprint
+    of the ids of the samples to train on and to validate on, missing the number of their missing values.
     """
 
     genes: np.ndarray
@@ -1344,8 +1352,6 @@ class Dataset:
     train: Samples
     validation: Samples
     test: Samples
-    train_groups: np.ndarray
-    test_groups: np.ndarray
     trained_on: str
     missing: int
 
@@ -1383,8 +1389,6 @@ def prepare_dataset(
         types,
         preprocessing,
         *(preprocessing.samples(part, types) for part in parts),
-        train_groups=np.concatenate([training.groups[~validates], training.groups[validates]]),
-        test_groups=test.groups,
         trained_on=training.fingerprint(),
         missing=int(np.isnan(training.expression).sum(axis=0)[preprocessing.kept].sum()),
     )
@@ -1881,9 +1885,7 @@ def class_residuals(samples: Samples, types: int) -> tuple[np.ndarray, np.ndarra
     """
     x, y = samples.x, samples.y
     counts = np.bincount(y, minlength=types)
-    means = np.zeros((types, x.shape[1]), np.float32)
-    np.add.at(means, y, x)
-    means /= np.maximum(counts, 1)[:, None]
+    means = sum_by_type(x, y, types) / np.maximum(counts, 1)[:, None].astype(np.float32)
     several = counts[y] > 1
     if not several.any():
         return means, counts, Samples((x - means.mean(0)) * np.float32(math.sqrt(0.5)), y)
@@ -1990,9 +1992,9 @@ class HeldOutFold(NamedTuple):
         return Factors.of_one_covariance(centred, loadings, noise).log_density(self.held.x).sum()
 
 
-def hold_out_folds(samples: Samples, groups: np.ndarray, types: int, latent: int, seed: int) -> list[HeldOutFold]:
+def hold_out_folds(samples: Samples, types: int, latent: int, seed: int) -> list[HeldOutFold]:
     """Hold out each inner fold; a fold that shares no type with the others is left out."""
-    fold = inner_folds(samples.y, groups, INNER_FOLDS, stream(seed, "inner folds"))
+    fold = inner_folds(samples.y, samples.groups, INNER_FOLDS, stream(seed, "inner folds"))
     folds, found = int(fold.max()) + 1, []
     for number in range(min(folds, math.ceil(ENOUGH_HELD_OUT * folds / len(fold)))):
         means, counts, rest = class_residuals(samples.take(fold != number), types)
@@ -2079,13 +2081,12 @@ def shrink_means(means: np.ndarray, variances: np.ndarray, counts: np.ndarray) -
 def shrunk_sd(residuals: Samples, types: int) -> np.ndarray:
     """Return the sd (types, genes) within each type, its variance shrunk to the pooled one."""
     counts = np.bincount(residuals.y, minlength=types)[:, None]
-    squares = np.zeros((types, residuals.x.shape[1]))
-    np.add.at(squares, residuals.y, np.square(residuals.x))
+    squares = sum_by_type(np.square(residuals.x), residuals.y, types)
     pooled = squares.sum(0) / len(residuals)
     return np.sqrt((squares + SD_POOLED_ROWS * pooled) / (counts + SD_POOLED_ROWS) + MIN_VARIANCE)
 
 
-def fit_factor_model(samples: Samples, groups: np.ndarray, types: int, latent: int | None, seed: int) -> Factors:
+def fit_factor_model(samples: Samples, types: int, latent: int | None, seed: int) -> Factors:
     """Fit a Gaussian to each type, sharing as much between types as maximises held-out likelihood.
 
     The directions are the principal ones within types; their variances are those of rows held out in inner folds,
@@ -2094,7 +2095,7 @@ def fit_factor_model(samples: Samples, groups: np.ndarray, types: int, latent: i
     """
     means, counts, residuals = class_residuals(samples, types)
     choices = [latent] if latent else [d for d in LATENT_CHOICES if d <= min(residuals.x.shape)]
-    folds = hold_out_folds(samples, groups, types, choices[-1], seed)
+    folds = hold_out_folds(samples, types, choices[-1], seed)
     scores, variances, directions = truncated_pca(residuals.x, choices[-1], seed)
     if folds:
         held_out = np.square(np.concatenate([fold.projected for fold in folds])).mean(0)
@@ -2130,13 +2131,13 @@ def fit_gaussian(samples: Samples, types: int, latent: int | None, seed: int) ->
     return Factors(means, loadings, noise, roots, mean_error(counts), shrunk_sd(residuals, types), np.zeros(2))
 
 
-def fit_start(model: str, samples: Samples, groups: np.ndarray, types: int, latent: int | None, seed: int) -> Factors:
+def fit_start(model: str, samples: Samples, types: int, latent: int | None, seed: int) -> Factors:
     """Fit what a generator of that kind starts from: without a condition, one Gaussian for all types."""
     if model == "gaussian":
         return fit_gaussian(samples, types, latent, seed)
     if model == "cvae":
-        return fit_factor_model(samples, groups, types, latent, seed)
-    pooled = fit_factor_model(Samples(samples.x, np.zeros_like(samples.y)), groups, 1, latent, seed)
+        return fit_factor_model(samples, types, latent, seed)
+    pooled = fit_factor_model(replace(samples, y=np.zeros_like(samples.y)), 1, latent, seed)
     means, counts, residuals = class_residuals(samples, types)
     of_types = {"mean_error": mean_error(counts), "type_sd": shrunk_sd(residuals, types), "radius_sd": np.zeros(2)}
     return replace(pooled, means=np.zeros_like(means), roots=np.tile(pooled.roots, (types, 1, 1)), **of_types)
@@ -2491,8 +2492,7 @@ class Mechanism:
         rows, radius = self.clip(name, rows)
         y = np.zeros(len(rows), np.int64) if y is None else y
         patients = np.bincount(y, self.weights)[:, None]
-        sums = np.zeros((len(patients), rows.shape[1]))
-        np.add.at(sums, y, rows * self.weights[:, None])
+        sums = sum_by_type(rows * self.weights[:, None], y, len(patients))
         sums, sd = self.release(name, sums, apart * radius)
         return sums / patients, sd / patients
 
@@ -2556,18 +2556,17 @@ def check_size(mechanism: Mechanism, training: Cohort, epsilon: float, delta: fl
 
 def align_public(training: Cohort, public: Cohort) -> Cohort:
     """Return the public table with the private one's genes; refuse one that lacks any, or that shares patients."""
-    columns = pd.Index(public.genes).get_indexer(training.genes)  # -1 where missing
-    missing = training.genes[columns < 0]
+    missing = np.setdiff1d(training.genes, public.genes)
     if shared := {*training.samples, *training.groups} & {*public.samples, *public.groups}:
         fault = f"has {len(shared)} samples or patients of the private table ({list_some(shared)}), which would not be "
         fault += "protected; remove them from one of the tables"
     elif len(missing):
-        fault = f"lacks {len(missing)} of {len(columns)} genes ({list_some(missing)}); add them, or remove them from "
-        fault += "the private table"
+        fault = f"lacks {len(missing)} of {len(training.genes)} genes ({list_some(missing)}); add them, or remove "
+        fault += "them from the private table"
     elif len(public.samples) < MIN_PUBLIC:
         fault = f"has {len(public.samples)} samples; add some, up to {MIN_PUBLIC}"
     else:
-        return replace(public, expression=public.expression[:, columns], genes=training.genes)
+        return public.with_genes(training.genes)
     raise RnagenError(f"--public {public.name}: {fault}")
 
 
@@ -2758,8 +2757,7 @@ def train_generator(
     everything, validates = not len(dataset.test), len(dataset.validation) > 0
 
     def fit_to(samples: Samples) -> Factors:
-        groups = dataset.train_groups[: len(samples)]
-        return fit_start(config.kind, samples, groups, len(dataset.types), config.latent_dim, seed)
+        return fit_start(config.kind, samples, len(dataset.types), config.latent_dim, seed)
 
     samples = dataset.all_training() if everything and config.kind == "gaussian" else dataset.train
     if config.private:
@@ -2797,7 +2795,6 @@ ROW_GROUP = 8 * BLOCK  # rows of a parquet row group
 MODEL_FORMAT = 4  # of model files; any other is refused
 MAX_LATENT = 1000
 UNUSABLE = (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError)  # what a damaged model file raises
-MAX_COVARIANCE_GENES = 1000  # whose covariance an attack on a saved generator takes
 SCALE_SHAPES = {  # of the arrays of a Preprocessing; its genes are those that vary
     **dict.fromkeys(("kept", "constant"), ("all genes",)),
     **dict.fromkeys(("mean", "sd", "low", "span"), ("genes",)),
@@ -2905,12 +2902,11 @@ class Sampler:
         They come in one array that is filled block by block and that training can share: there may be no room for
         another.
         """
-        x = aligned_array(len(real) + len(labels), real.x.shape[1])
-        x[: len(real)] = real.x
+        both = real.with_room(labels)
         for number, block in enumerate(self.draw(labels, seed, purpose, temperature)):
             start = len(real) + number * BLOCK
-            x[start : start + len(block)] = scale.standardise(block)
-        return Samples(x, np.concatenate([real.y, labels]).astype(np.int32))
+            both.x[start : start + len(block)] = scale.standardise(block)
+        return both
 
 
 def released_parameters(sampler: Sampler, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -2924,7 +2920,7 @@ def released_parameters(sampler: Sampler, drawn: np.ndarray) -> tuple[np.ndarray
     centres = model.factors.means if model.conditional else model.drawn_mean
     means[:, fitted.kept] = centres * fitted.sd + fitted.mean
     means = means[np.isin(sampler.types, drawn)]
-    if model.kind != "gaussian" or len(fitted.kept) > MAX_COVARIANCE_GENES:
+    if model.kind != "gaussian" or len(fitted.kept) > MANY_GENES:
         return means, None
     covariance = MIN_VARIANCE * np.eye(len(fitted.kept))
     within = model.factors.loadings.T @ model.factors.loadings + np.diag(np.square(model.noise))
@@ -3294,14 +3290,12 @@ class ArmTrainer:
 
 def draw_copies(real: Samples, labels: np.ndarray, rng: np.random.Generator) -> Samples:
     """Return the real samples and then, for each of the type codes, one of its real samples again."""
-    chosen = np.empty(len(labels), np.int64)
+    both, chosen = real.with_room(labels), np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         rows = labels == label
         chosen[rows] = rng.choice(np.flatnonzero(real.y == label), rows.sum())
-    x = aligned_array(len(real) + len(labels), real.x.shape[1])
-    x[: len(real)] = real.x
-    np.take(real.x, chosen, axis=0, out=x[len(real) :], mode="clip")  # the other modes make a copy
-    return Samples(x, np.concatenate([real.y, real.y[chosen]]))
+    np.take(real.x, chosen, axis=0, out=both.x[len(real) :], mode="clip")  # the other modes make a copy
+    return both
 
 
 def draw_smote(real: Samples, labels: np.ndarray, n_types: int, rng: np.random.Generator) -> Samples:
@@ -3356,11 +3350,11 @@ class Experiment:
         """Return what draws from a factor model instead."""
         return replace(self.sampler, model=Generator("gaussian", factors, self.dataset.preprocessing.lowest))
 
-    def fit_factors(self, samples: Samples, groups: np.ndarray) -> Factors:
+    def fit_factors(self, samples: Samples) -> Factors:
         """Fit the factor model that the generator started from to other samples."""
         kind = "gaussian" if self.trained.model.kind == "gaussian" else "cvae"
         latent = min(self.trained.model.latent_dim, *samples.x.shape)
-        return fit_start(kind, samples, groups, len(self.dataset.types), latent, self.seed)
+        return fit_start(kind, samples, len(self.dataset.types), latent, self.seed)
 
 
 def draw_peers(experiment: Experiment, labels: Sequence[np.ndarray]) -> dict[str, Callable[[int], Samples]]:
@@ -3455,7 +3449,7 @@ def balanced_weights(y: np.ndarray) -> np.ndarray:
     return 1 / (np.count_nonzero(counts) * counts[y])
 
 
-def noise_of_samples(gains: np.ndarray, y: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+def noise_of_samples(gains: np.ndarray, test: Samples, weights: np.ndarray) -> tuple[float, float]:
     """Return the variance of the mean gain that is due to which samples are tested, and its degrees of freedom.
 
     gains is (trainings, rows), weights (rows,) sum to 1. Groups of rows are drawn within types, as the split draws
@@ -3463,8 +3457,8 @@ def noise_of_samples(gains: np.ndarray, y: np.ndarray, groups: np.ndarray, weigh
     What would differ if trained again is subtracted, since it is in the variance between trainings too. What is left is
     at least the variance of one group on which the arms differ in one training: few samples may have none by chance.
     """
-    trainings = len(gains)
-    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    trainings, y = len(gains), test.y
+    _, first, group = np.unique(test.groups, return_index=True, return_inverse=True)
     group_type, counts = y[first], np.bincount(y)
     n_groups = np.bincount(group_type, minlength=len(counts))  # of each type
     type_gain = np.stack([np.bincount(y, gain) / np.maximum(counts, 1) for gain in gains])  # (trainings, types)
@@ -3482,28 +3476,23 @@ def noise_of_samples(gains: np.ndarray, y: np.ndarray, groups: np.ndarray, weigh
 
 
 def gain_interval(
-    correct: np.ndarray,
-    control: np.ndarray,
-    y: np.ndarray,
-    groups: np.ndarray,
-    balanced: bool = False,
-    trained: bool = True,
+    correct: np.ndarray, control: np.ndarray, test: Samples, balanced: bool = False, trained: bool = True
 ) -> Gain:
     """Return the mean gain in accuracy of one arm over another on one split, and the interval of the expected gain.
 
     correct and control (trainings, test rows) say where an arm was right; training i of both has the same weights and
-    order. An arm without trainings may be (1, rows); trained is False where neither has any. y and groups (rows,) are
-    the test rows' type codes and groups. Trainings and groups are crossed random effects. Of each the half width is
-    Student's t times the standard error, and the squares add up (Banerjee 1960), which holds at least 95% of normal
-    means; with Satterthwaite's degrees of freedom it is 87% at two trainings. One does not tell its noise: no interval.
+    order. An arm without trainings may be (1, rows); trained is False where neither has any. Trainings and groups are
+    crossed random effects. Of each the half width is Student's t times the standard error, and the squares add up
+    (Banerjee 1960), which holds at least 95% of normal means; with Satterthwaite's degrees of freedom it is 87% at two
+    trainings. One does not tell its noise: no interval.
     """
     gains = np.atleast_2d(correct).astype(float) - np.atleast_2d(control)
-    weights = balanced_weights(y) if balanced else np.full(len(y), 1 / len(y))
+    weights = balanced_weights(test.y) if balanced else np.full(len(test), 1 / len(test))
     by_training = gains @ weights
     mean, trainings = float(by_training.mean()), len(gains)
     if trained and trainings == 1:
         return Gain(mean, None)
-    variance, freedom = noise_of_samples(gains, y, groups, weights)
+    variance, freedom = noise_of_samples(gains, test, weights)
     squared = scipy.stats.t.ppf(0.975, freedom) ** 2 * variance
     if trained:
         squared += scipy.stats.t.ppf(0.975, trainings - 1) ** 2 * by_training.var(ddof=1) / trainings
@@ -3533,9 +3522,8 @@ def between_splits(gains: np.ndarray, test_fraction: float) -> Gain:
 
 # ---- classifiers: strong ones that need no training by steps, and the choice among all on inner folds ------------
 
-MANY_GENES = 1000  # above this, or where genes outnumber rows, classifiers see principal components
-MAX_COMPONENTS = 300
-COMPONENT_ROWS = 1000  # that the components are found on
+MAX_COMPONENTS = 300  # that classifiers see where genes are many, or outnumber rows
+COMPONENT_ROWS = 1000  # that principal components are found on
 LOGISTIC_C = (0.01, 0.1, 1.0)  # to choose from
 LDA_SHRINKAGE = (None, 0.4, 0.8)  # to choose from; None is that of Ledoit and Wolf (2004)
 CLASSIFIER_FOLDS = 3  # of the training groups, to choose these and the best classifier on
@@ -3556,6 +3544,15 @@ class LinearClassifier:
 Predictor = LinearClassifier | Factors | Classifier  # all have predict(x): probabilities (rows, types)
 
 
+def principal_directions(x: np.ndarray, most: int) -> np.ndarray:
+    """Return the first principal directions (genes, components) of x (rows, genes), of evenly spaced rows if many."""
+    some = x[np.linspace(0, len(x) - 1, min(len(x), COMPONENT_ROWS)).astype(int)]
+    some = some - some.mean(axis=0)
+    variances, vectors = np.linalg.eigh(some @ some.T)
+    first = np.flatnonzero(variances >= 1e-6 * variances[-1])[: -most - 1 : -1]  # the largest is last
+    return some.T @ (vectors[:, first] / np.sqrt(np.maximum(variances[first], 1e-30)))
+
+
 def project(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return x as a classifier sees it (rows, components), and the directions (genes, components) that it sees.
 
@@ -3565,11 +3562,7 @@ def project(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rows, genes = x.shape
     if genes <= min(rows, MANY_GENES):
         return x, np.eye(genes)
-    some = x[np.linspace(0, rows - 1, min(rows, COMPONENT_ROWS)).astype(int)]
-    some = some - some.mean(axis=0)
-    variances, vectors = np.linalg.eigh(some @ some.T)
-    used = np.flatnonzero(variances > 1e-6 * variances[-1])[-MAX_COMPONENTS:]
-    directions = some.T @ (vectors[:, used] / np.sqrt(variances[used]))
+    directions = principal_directions(x, MAX_COMPONENTS)
     return x @ directions, directions
 
 
@@ -3620,17 +3613,16 @@ def fit_logistic_regression(samples: Samples, types: int, setting: float) -> Lin
 def choose_best_on_inner_folds(
     candidates: dict[Any, Callable[[Any], Predictor]],
     samples: Samples,
-    groups: np.ndarray,
     seed: int,
-    make_rows: Callable[[Samples, np.ndarray], Any] = lambda samples, groups: samples,
+    make_rows: Callable[[Samples], Any] = lambda samples: samples,
 ) -> dict[Any, float]:
     """Return the balanced accuracy of each candidate on held-out training samples, the best first.
 
-    make_rows turns the training part of a fold, and its groups, into what candidates are fitted to: what draws
-    synthetic rows fits its generator there. Types of one group are always in that part, and not scored. Without
-    anything to score, all are nan and in the order given.
+    make_rows turns the training part of a fold into what candidates are fitted to: what draws synthetic rows fits its
+    generator there. Types of one group are always in that part, and not scored. Without anything to score, all are nan
+    and in the order given.
     """
-    y = samples.y
+    y, groups = samples.y, samples.groups
     fold = inner_folds(y, groups, CLASSIFIER_FOLDS, stream(seed, "classifier folds"))
     for label in np.unique(y):
         if len(np.unique(groups[y == label])) == 1:
@@ -3641,20 +3633,12 @@ def choose_best_on_inner_folds(
     correct = {name: np.zeros(len(y), bool) for name in candidates}
     for number in np.unique(fold[held_out]):
         unseen = fold == number
-        rows = make_rows(samples.take(~unseen), groups[~unseen])
+        rows = make_rows(samples.take(~unseen))
         for name, fit_candidate in candidates.items():
             correct[name][unseen] = fit_candidate(rows).predict(samples.x[unseen]).argmax(axis=1) == y[unseen]
     weights = balanced_weights(y[held_out])
     scores = {name: float(right[held_out] @ weights) for name, right in correct.items()}
     return dict(sorted(scores.items(), key=lambda item: -item[1]))
-
-
-def choose_setting(
-    fit: Callable[..., Predictor], settings: Sequence[Any], samples: Samples, groups: np.ndarray, types: int, seed: int
-) -> Any:
-    """Return the setting (of LOGISTIC_C or LDA_SHRINKAGE) with which a fit does best on inner folds."""
-    candidates = {setting: functools.partial(fit, types=types, setting=setting) for setting in settings}
-    return next(iter(choose_best_on_inner_folds(candidates, samples, groups, seed)))
 
 
 # ---- comparison: all classifiers on the same rows, the verdict, and what the experiments of all splits come to ----
@@ -3670,9 +3654,9 @@ class TrainingRows(NamedTuple):
     with_synthetic: Samples
 
 
-def fit_rows(experiment: Experiment, real: Samples, groups: np.ndarray, sampler: Sampler | None = None) -> TrainingRows:
+def fit_rows(experiment: Experiment, real: Samples, sampler: Sampler | None = None) -> TrainingRows:
     """Fit the factor model to real samples, and have it draw the synthetic ones, unless there is a sampler for that."""
-    factors = experiment.fit_factors(real, groups)
+    factors = experiment.fit_factors(real)
     sampler = sampler or experiment.sampler_of(factors)
     drawn = (experiment.labels, experiment.seed, "comparison", experiment.config.temperature)
     return TrainingRows(real, factors, sampler.samples_after(real, experiment.dataset.preprocessing, *drawn))
@@ -3690,12 +3674,14 @@ def fit_network(experiment: Experiment, rows: Samples, n_real: int) -> Classifie
 
 def classifier_fits(experiment: Experiment) -> dict[str, Callable[[TrainingRows], Predictor]]:
     """Return, by name, how each classifier is fitted to rows, in the setting that inner folds of the samples choose."""
-    dataset, seed, types = experiment.dataset, experiment.seed, len(experiment.dataset.types)
-    train, groups = dataset.train, dataset.train_groups[: len(dataset.train)]
-    penalty = choose_setting(fit_logistic_regression, LOGISTIC_C, train, groups, types, seed)
-    shrinkage = choose_setting(fit_lda, LDA_SHRINKAGE, train, groups, types, seed)
-    logistic = functools.partial(fit_logistic_regression, types=types, setting=penalty)
-    lda = functools.partial(fit_lda, types=types, setting=shrinkage)
+    train, types = experiment.dataset.train, len(experiment.dataset.types)
+
+    def choose_setting(fit: Callable[..., Predictor], settings: Sequence[float | None]) -> Callable[..., Predictor]:
+        candidates = {setting: functools.partial(fit, types=types, setting=setting) for setting in settings}
+        return candidates[next(iter(choose_best_on_inner_folds(candidates, train, experiment.seed)))]
+
+    logistic = choose_setting(fit_logistic_regression, LOGISTIC_C)
+    lda = choose_setting(fit_lda, LDA_SHRINKAGE)
     network = functools.partial(fit_network, experiment)
     return {  # of equals, and where none can be scored, the first is taken
         "logistic regression": lambda rows: logistic(rows.real),
@@ -3716,18 +3702,29 @@ def in_points(gain: Gain) -> str:
     return f"{100 * gain.mean:+.2f} ({low:+.2f}..{high:+.2f})"
 
 
-def best_of_each(fold_scores: dict[str, float]) -> tuple[str, str]:
-    """Return the best classifier on real rows alone, and the best with synthetic rows, of scores in falling order."""
-    synthetic = [name for name in fold_scores if name.endswith(WITH_SYNTHETIC) or name.startswith("this ")]
-    return next(name for name in fold_scores if name not in synthetic), next(iter(synthetic), "")
+class Comparison(NamedTuple):
+    """How classifiers compare over all splits, by name.
+
+    scores are on test samples, means over trainings, gains in balanced accuracy over CONTROL. fold_scores are on inner
+    folds, the best first; alone is the best there on real rows alone, synthetic the best with synthetic rows. helped is
+    the network's gain over CONTROL, difference that of synthetic over alone; None where no synthetic rows were drawn.
+    """
+
+    scores: dict[str, dict[str, float]]
+    gains: dict[str, Gain]
+    fold_scores: dict[str, float]
+    alone: str
+    synthetic: str
+    helped: Gain | None
+    difference: Gain | None
 
 
-def verdict(helped: Gain | None, difference: Gain | None, fold_scores: dict[str, float]) -> str:
+def verdict(comparison: Comparison) -> str:
     """Say whether synthetic rows helped the network, whether they beat real rows alone, and which classifier to use.
 
-    Takes what ClassifierComparison has; fold_scores decide which classifier to use unless the difference does.
+    The scores on inner folds decide which one to use unless the difference on test samples does.
     """
-    alone, synthetic = best_of_each(fold_scores)
+    _, _, fold_scores, alone, synthetic, helped, difference = comparison
     if any(map(math.isnan, fold_scores.values())):
         return f"Training samples are too few to tell which classifier is best. Use {alone} here."
     use = f"Use {next(iter(fold_scores))}, the best on inner folds of the training samples"
@@ -3750,20 +3747,8 @@ def verdict(helped: Gain | None, difference: Gain | None, fold_scores: dict[str,
     return f"{network}. {best}. {use}."
 
 
-class ComparedClassifier(NamedTuple):
-    """Scores of a classifier on the test samples, means over trainings, and its gain in balanced accuracy."""
-
-    name: str
-    scores: dict[str, float]
-    gain: Gain
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return its entry in the results."""
-        return {"name": self.name, **self.scores, "gain": {"measure": "balanced_accuracy", **asdict(self.gain)}}
-
-
 class SplitComparison(NamedTuple):
-    """What classifiers predicted of one split's test samples, of types y and groups, and their scores on inner folds.
+    """What classifiers predicted of one split's test samples, and their scores on inner folds.
 
     predicted are type codes (trainings, test samples) by name; ours is the network with synthetic samples, if any were;
     fitted_once are the classifiers that need no training by steps.
@@ -3771,33 +3756,15 @@ class SplitComparison(NamedTuple):
 
     predicted: dict[str, np.ndarray]
     fold_scores: dict[str, float]
-    y: np.ndarray
-    groups: np.ndarray
+    test: Samples
     ours: str
     fitted_once: frozenset[str]
-
-    def scores(self, name: str) -> dict[str, float]:
-        """Return the mean of each score over the trainings of a classifier."""
-        return mean_scores([score_predictions(training, self.y) for training in self.predicted[name]])
 
     def gain(self, name: str, over: str) -> Gain:
         """Return what one classifier gains over another."""
         trained = not {name, over} <= self.fitted_once
-        right, other = self.predicted[name] == self.y, self.predicted[over] == self.y
-        return gain_interval(right, other, self.y, self.groups, balanced=True, trained=trained)
-
-
-class ClassifierComparison(NamedTuple):
-    """How classifiers compare over all splits: their scores on test samples and on inner folds (best first), two gains.
-
-    helped is the network's over the control, difference what the best classifier with synthetic samples gains over the
-    best on real samples alone; None where no synthetic samples were drawn.
-    """
-
-    classifiers: list[ComparedClassifier]
-    fold_scores: dict[str, float]
-    helped: Gain | None
-    difference: Gain | None
+        right, other = (self.predicted[one] == self.test.y for one in (name, over))
+        return gain_interval(right, other, self.test, balanced=True, trained=trained)
 
 
 def mean_scores(scores: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -3807,37 +3774,40 @@ def mean_scores(scores: Sequence[dict[str, float]]) -> dict[str, float]:
 
 def predict_split(experiment: Experiment) -> SplitComparison:
     """Have strong classifiers, fitted without and with synthetic samples, predict beside all arms of an experiment."""
-    dataset, train, test, arms = experiment.dataset, experiment.dataset.train, experiment.dataset.test, experiment.arms
-    groups, ours = dataset.train_groups[: len(train)], f"this {experiment.trained.model.kind}"
+    train, test, arms = experiment.dataset.train, experiment.dataset.test, experiment.arms
+    ours = f"this {experiment.trained.model.kind}"
     predicted = {name: arms[name][:, 0] for name in ("real", NETWORK_ALONE, CONTROL, "SMOTE", "gaussian")}
     predicted[ours] = arms["augmented"][:, 0]
-    fits, rows = classifier_fits(experiment), fit_rows(experiment, train, groups, experiment.sampler)
+    fits, rows = classifier_fits(experiment), fit_rows(experiment, train, experiment.sampler)
     fitted_once = frozenset(fits) - frozenset(predicted)
     for name in (name for name in fits if name in fitted_once):
         predicted[name] = fits[name](rows).predict(test.x).argmax(axis=1)[None]
     make_rows = functools.partial(fit_rows, experiment)
-    fold_scores = choose_best_on_inner_folds(fits, train, groups, experiment.seed, make_rows)
+    fold_scores = choose_best_on_inner_folds(fits, train, experiment.seed, make_rows)
     ours *= len(experiment.labels) > 0
-    return SplitComparison(predicted, fold_scores, test.y, dataset.test_groups, ours, fitted_once)
+    labelled = Samples(test.x[:, :0], test.y, test.groups)  # of which no more is needed
+    return SplitComparison(predicted, fold_scores, labelled, ours, fitted_once)
 
 
-def compare_classifiers(splits: Sequence[SplitComparison], test_fraction: float) -> ClassifierComparison:
+def compare_classifiers(splits: Sequence[SplitComparison], test_fraction: float) -> Comparison:
     """Compare classifiers over all splits; intervals are of the one split, or between several."""
 
     def gain(name: str, over: str) -> Gain:
         gains = [split.gain(name, over) for split in splits]
         return gains[0] if len(gains) == 1 else between_splits(np.array([one.mean for one in gains]), test_fraction)
 
-    classifiers = [
-        ComparedClassifier(name, mean_scores([split.scores(name) for split in splits]), gain(name, CONTROL))
-        for name in splits[0].predicted
-    ]
+    names, ours = splits[0].predicted, splits[0].ours
+    scores = {
+        name: mean_scores([score_predictions(one, split.test.y) for split in splits for one in split.predicted[name]])
+        for name in names
+    }
     on_folds = mean_scores([split.fold_scores for split in splits])
     fold_scores = dict(sorted(on_folds.items(), key=lambda item: -item[1]))
-    alone, synthetic = best_of_each(fold_scores)
-    if not splits[0].ours:
-        return ClassifierComparison(classifiers, fold_scores, None, None)
-    return ClassifierComparison(classifiers, fold_scores, gain(splits[0].ours, CONTROL), gain(synthetic, alone))
+    with_synthetic = [name for name in fold_scores if name.endswith(WITH_SYNTHETIC) or name.startswith("this ")]
+    alone = next(name for name in fold_scores if name not in with_synthetic)
+    synthetic = next(iter(with_synthetic), "")
+    found = (gain(ours, CONTROL), gain(synthetic, alone)) if ours else (None, None)
+    return Comparison(scores, {name: gain(name, CONTROL) for name in names}, fold_scores, alone, synthetic, *found)
 
 
 class Summary(NamedTuple):
@@ -3867,7 +3837,7 @@ def summarise(experiment: Experiment) -> Summary:
     curves = [arm[:, 1 : 1 + PLOT_EPOCHS].mean(axis=2).T for arm in arms]  # (epochs, trainings)
     return Summary(
         *(Scores.of(correct.mean(axis=1)) for correct in (real, control, augmented)),
-        gain_interval(augmented, control, test.y, experiment.dataset.test_groups),
+        gain_interval(augmented, control, test),
         np.stack(curves, axis=1) if config.plot else None,
         predict_split(experiment) if config.compare else None,
     )
@@ -3923,24 +3893,24 @@ def held_out_likelihoods(experiment: Experiment) -> np.ndarray | None:
     Held out are the test samples, or, where there are none, those of an inner fold.
     """
     dataset, seed = experiment.dataset, experiment.seed
-    samples, groups, held_out = dataset.all_training(), dataset.train_groups, dataset.test.x
+    samples, held_out = dataset.all_training(), dataset.test.x
     if not len(held_out):
-        fold = inner_folds(samples.y, groups, CLASSIFIER_FOLDS, stream(seed, "classifier folds"))
-        held_out, groups, samples = samples.x[fold == 0], groups[fold != 0], samples.take(fold != 0)
+        fold = inner_folds(samples.y, samples.groups, CLASSIFIER_FOLDS, stream(seed, "classifier folds"))
+        held_out, samples = samples.x[fold == 0], samples.take(fold != 0)
     if not len(samples):
         return None
     chosen = stream(seed, "held-out likelihoods").permutation(len(held_out))[:MAX_HELD_OUT]
-    log_density = experiment.fit_factors(samples, groups).log_density(held_out[chosen])
+    log_density = experiment.fit_factors(samples).log_density(held_out[chosen])
     return np.quantile(log_density.max(axis=1), np.linspace(0, 1, 101)).astype(np.float32)
 
 
 def choose_classifier(experiment: Experiment) -> TypeClassifier:
     """Choose the classifier that does best on inner folds of the training samples, and fit it to all of them."""
-    samples, groups = experiment.dataset.all_training(), experiment.dataset.train_groups
+    samples = experiment.dataset.all_training()
     fits, make_rows = classifier_fits(experiment), functools.partial(fit_rows, experiment)
-    scores = choose_best_on_inner_folds(fits, samples, groups, experiment.seed, make_rows)
+    scores = choose_best_on_inner_folds(fits, samples, experiment.seed, make_rows)
     name, score = next(iter(scores.items()))
-    rows = fit_rows(experiment, samples, groups, experiment.sampler)
+    rows = fit_rows(experiment, samples, experiment.sampler)
     return TypeClassifier(name, score, fits[name](rows), rows.factors, held_out_likelihoods(experiment))
 
 
@@ -3968,16 +3938,13 @@ def fit_percentile(log_likelihood: np.ndarray, held_out: np.ndarray) -> np.ndarr
 
 def align_genes(new: Cohort, genes: np.ndarray, path: Path) -> tuple[np.ndarray, int]:
     """Return the expression (samples, genes) of new samples in these genes, NaN where missing, and how many are."""
-    columns = pd.Index(new.genes).get_indexer(genes)  # -1 where missing
-    missing = np.count_nonzero(columns < 0)
+    missing = len(np.setdiff1d(genes, new.genes))
     if len(genes) - missing < MIN_SHARED_GENES * len(genes):
         raise RnagenError(
             f"--predict {path}: has {len(genes) - missing} of the {len(genes)} genes that the classifier knows (genes "
             f"like {new.genes[:1].tolist()} against {genes[:1].tolist()}), and half are needed; make the names agree"
         )
-    expression = new.expression[:, columns]
-    expression[:, columns < 0] = np.nan
-    return expression, missing
+    return new.with_genes(genes).expression, missing
 
 
 def check_scale(x: np.ndarray, expression: np.ndarray, fitted: Preprocessing, path: Path) -> None:
@@ -4031,8 +3998,7 @@ def write_predictions(path: Path, table: pd.DataFrame) -> None:
 
 MAX_REAL = 5000  # training samples, and test samples, that a report looks at
 MAX_RELEASED = 10_000  # synthetic samples that it looks at and attacks
-PROJECT_ABOVE = 1000  # genes: where there are more, attacks work in principal components
-MANY_COMPONENTS = 500  # of them
+ATTACK_COMPONENTS = 500  # that attacks work in where genes are many
 COMPONENTS = 50  # in which samples are told apart and have neighbours
 MAX_CORRELATED = 2000  # genes whose correlations with each other are looked at
 NEIGHBOURS = 5  # to which the ball around a sample reaches (Naeem et al. 2020)
@@ -4076,17 +4042,6 @@ def require(count: int, minimum: int, what: str) -> None:
 
 
 @dataclass(frozen=True)
-class GroupedSamples(Samples):
-    """Samples with the group (rows,) of each, such as a patient; types that not all kinds have are coded -1."""
-
-    groups: np.ndarray
-
-    def take(self, index: np.ndarray) -> GroupedSamples:
-        """Return the given rows (indices or mask)."""
-        return GroupedSamples(self.x[index], self.y[index], self.groups[index])
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """Samples that a generator was trained on, others that it has not seen, and what it drew, all on one scale.
 
@@ -4097,8 +4052,8 @@ class Evaluation:
     """
 
     types: np.ndarray
-    kinds: dict[str, GroupedSamples]
-    records: GroupedSamples
+    kinds: dict[str, Samples]
+    records: Samples
     released: np.ndarray
     sd: np.ndarray
     unknown_training: str
@@ -4123,8 +4078,7 @@ def keep_shared(real: Cohort, genes: np.ndarray, types: np.ndarray, source: str)
                 f"the report leaves out {kind} that only one of {source} and {real.name} has: {list_some(alone)}"
             )
     known, shared = np.isin(real.types, types), np.isin(real.genes, genes)
-    kept = replace(real.take(known), genes=real.genes[shared], expression=real.expression[np.ix_(known, shared)])
-    return kept, notes
+    return real.take(known).with_genes(real.genes[shared]), notes
 
 
 def align_for_evaluation(
@@ -4151,20 +4105,18 @@ def align_for_evaluation(
         notes.append(f"types without training or test samples are looked at for copies only: {list_some(lost)}")
     both = np.concatenate([training.expression, test.expression])
     scale = Preprocessing.fit(both, transform, np.concatenate([training.types, test.types]))
-    columns = pd.Index(synthetic.genes).get_indexer(training.genes)
-    aligned = replace(synthetic, expression=synthetic.expression[:, columns], groups=synthetic.samples)
+    aligned = replace(synthetic.with_genes(training.genes), groups=synthetic.samples)
     if scale.transform != "none" and (negative := np.count_nonzero(aligned.expression < 0)):
         notes.append(f"{negative} negative values among the synthetic ones are taken as 0")
     if parameters:
-        (means, covariance), columns = parameters, columns[scale.kept]
+        means, covariance = parameters
+        columns = pd.Index(synthetic.genes).get_indexer(training.genes[scale.kept])
         means = (means[np.ix_(np.isin(np.unique(synthetic.types), types), columns)] - scale.mean) / scale.sd
         if covariance is not None:
             covariance = covariance[np.ix_(columns, columns)] / np.outer(scale.sd, scale.sd)
         parameters = means, covariance
-    kinds = {}
-    for kind, cohort in (("training", training), ("test", test), ("synthetic", aligned)):
-        y = pd.Index(types).get_indexer(cohort.types).astype(np.int32)
-        kinds[kind] = GroupedSamples(scale.standardise(cohort.expression), y, cohort.groups)
+    cohorts = {"training": training, "test": test, "synthetic": aligned}
+    kinds = {kind: scale.samples(cohort, types) for kind, cohort in cohorts.items()}
     records, released = kinds["training"], kinds["synthetic"].x
     return Evaluation(types, kinds, records, released, scale.sd, unknown_training, parameters, tuple(notes))
 
@@ -4289,14 +4241,6 @@ def mmd(a: np.ndarray, b: np.ndarray, width: float) -> float:
     return sum(within) - 2 * kernel(a, b) / (len(a) * len(b))
 
 
-def principal_directions(x: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the first principal directions (genes, components) of x (rows, genes), of some rows if genes are many."""
-    if x.shape[1] > PROJECT_ABOVE:
-        x = x[rng.permutation(len(x))[: 2 * BLOCK]]
-    pca = sklearn.decomposition.PCA(min(most, *x.shape), iterated_power=2, random_state=sklearn_seed(rng))
-    return pca.fit(x).components_.T
-
-
 def manifold_measures(x: np.ndarray, real: np.ndarray) -> tuple[float, float, float, float]:
     """Return precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
@@ -4311,7 +4255,7 @@ def manifold_measures(x: np.ndarray, real: np.ndarray) -> tuple[float, float, fl
     return inside.any(1).mean(), recalled.mean(), inside.sum(1).mean() / NEIGHBOURS, inside.any(0).mean()
 
 
-def two_sample_auc(pair: Sequence[GroupedSamples], rng: np.random.Generator) -> tuple[float, float, float]:
+def two_sample_auc(pair: Sequence[Samples], rng: np.random.Generator) -> tuple[float, float, float]:
     """Have a classifier tell samples from as many real ones of each type, not tearing groups apart.
 
     Gradient boosting on 50 principal components, trained on one half and scored on the other, and the other way round
@@ -4323,7 +4267,7 @@ def two_sample_auc(pair: Sequence[GroupedSamples], rng: np.random.Generator) -> 
     half = np.concatenate([cell[rows] % 2 for cell, rows in zip(cells, matched, strict=True)])
     require(min(np.bincount(half, minlength=2)), MIN_ROWS_TO_CLASSIFY, "samples of both kinds in a half")
     x = np.concatenate([samples.x[rows] for samples, rows in zip(pair, matched, strict=True)])
-    x = x @ principal_directions(x, COMPONENTS, rng)
+    x = x @ principal_directions(x, COMPONENTS)
     drawn, halves = np.repeat([1, 0], len(x) // 2), sklearn.model_selection.PredefinedSplit(half)
     trees = sklearn.ensemble.HistGradientBoostingClassifier(max_iter=80, random_state=sklearn_seed(rng))
     with threadpoolctl.threadpool_limits(None if len(x) > 16 * BLOCK else 1):  # on few rows threads only wait
@@ -4388,7 +4332,7 @@ def nearest_and_density(x: np.ndarray, cloud: np.ndarray, width: float) -> np.nd
     return np.concatenate([*sklearn.metrics.pairwise_distances_chunked(x, cloud, reduce_func=reduce)]).T
 
 
-def closest_records(x: np.ndarray, records: GroupedSamples) -> tuple[np.ndarray, np.ndarray]:
+def closest_records(x: np.ndarray, records: Samples) -> tuple[np.ndarray, np.ndarray]:
     """Return the distance of rows x to the closest record, and to the closest of another group, (rows,).
 
     Distances are root mean squares over genes. Of a group at most NEIGHBOURS samples are passed over.
@@ -4433,9 +4377,7 @@ class Attack:
         return (*statistic(), *statistic(confidence=SIMULTANEOUS)[1:])
 
 
-def attack_scores(
-    evaluation: Evaluation, population: Samples, samples: Samples, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
+def attack_scores(evaluation: Evaluation, population: Samples, samples: Samples) -> dict[str, np.ndarray]:
     """Return the score (rows,) that each attack gives each sample; higher for those guessed to be members.
 
     An attacker has synthetic and population samples, and parameters if they are released. Nearest: the distance to the
@@ -4446,8 +4388,8 @@ def attack_scores(
     to the others too, they would give members away.
     """
     released, types, parameters = evaluation.kinds["synthetic"], len(evaluation.types), evaluation.parameters
-    if released.x.shape[1] > PROJECT_ABOVE:
-        plane = principal_directions(released.join(population).x, MANY_COMPONENTS, rng)
+    if released.x.shape[1] > MANY_GENES:
+        plane = principal_directions(released.join(population).x, ATTACK_COMPONENTS)
         released, population, samples = (Samples(part.x @ plane, part.y) for part in (released, population, samples))
         parameters = parameters and (parameters[0] @ plane, None)  # the covariance of so many genes is never given
     (means, covariance), (centre, within) = (fit_gaussians(part, types) for part in (released, population))
@@ -4475,15 +4417,14 @@ def run_attacks(evaluation: Evaluation, seed: int) -> dict[str, Attack]:
         raise UnavailableError(evaluation.unknown_training)
     kinds = {kind: one.take(np.unique(one.groups, return_index=True)[1]) for kind, one in evaluation.kinds.items()}
     members, others, released = kinds["training"], kinds["test"], evaluation.kinds["synthetic"]
-    rng = stream(seed, "report population")
-    half = stratified_group_split(others.y, others.groups, 0.5, 1, rng)
+    half = stratified_group_split(others.y, others.groups, 0.5, 1, stream(seed, "report population"))
     population, samples = others.take(half), members.join(others.take(~half))
     require(len(population), 2, "test samples to stand for the population")
     member, y, types = np.arange(len(samples)) < len(members), samples.y, len(evaluation.types)
     counts = np.stack([np.bincount(y[member == side], minlength=types) for side in (False, True)])
     known = [np.bincount(part.y, minlength=types) > 0 for part in (population, released)]
     weights = (counts.min(0) * known[0] * known[1])[y] / counts[member.astype(int), y]
-    scores = attack_scores(evaluation, population, samples, rng)
+    scores = attack_scores(evaluation, population, samples)
     return {name: Attack(score, member, y, weights) for name, score in scores.items()}
 
 
@@ -4501,13 +4442,13 @@ class Side:
 
     evaluation: Evaluation
     kind: str
-    even: dict[str, GroupedSamples]
+    even: dict[str, Samples]
     predicted: dict[str, np.ndarray]
     attacks: dict[str, Attack] | UnavailableError
     seed: int
 
     @property
-    def pair(self) -> tuple[GroupedSamples, GroupedSamples]:
+    def pair(self) -> tuple[Samples, Samples]:
         """The samples in question, and as many test samples of each type."""
         return self.even[self.kind], self.even["test"]
 
@@ -4526,7 +4467,7 @@ def fidelity(side: Side) -> dict[str, Any]:
     rows = stream(side.seed, "report width").permutation(len(test))[:BLOCK]
     apart = sklearn.metrics.pairwise_distances(training.x[rows], test.x[rows])
     every = np.concatenate([one.x for one in side.even.values()])  # kinds left out would shrink into the plane
-    plane = principal_directions(every, COMPONENTS, stream(side.seed, "report plane"))
+    plane = principal_directions(every, COMPONENTS)
     manifold = manifold_measures(*(one.x @ plane for one in side.pair))
     return {
         "ks_median": np.median(distances),
@@ -4545,7 +4486,7 @@ def recognition(side: Side) -> dict[str, Any]:
     test = side.evaluation.kinds["test"]
     scores: dict[str, Any] = score_predictions(side.predicted[side.kind], test.y)
     right, control = (side.predicted[kind] == test.y for kind in (side.kind, "training"))
-    gain = gain_interval(right, control, test.y, test.groups, balanced=True, trained=False)
+    gain = gain_interval(right, control, test, balanced=True, trained=False)
     balanced = scores["balanced_accuracy"]
     scores["balanced_accuracy"] = balanced, *(balanced - gain.mean + end for end in gain.interval)
     return {f"tstr_{name}": score for name, score in scores.items()}
@@ -4801,7 +4742,7 @@ def format_pair(found: dict[str, Any], digits: int) -> list[str]:
     return ["-" if number is None else f"{number:.{digits}f}" for number in numbers]
 
 
-def format_report(report: dict[str, Any], kinds: dict[str, GroupedSamples], origin: str) -> list[str]:
+def format_report(report: dict[str, Any], kinds: dict[str, Samples], origin: str) -> list[str]:
     """Return the lines, of at most 80 characters, that say what was found of synthetic samples from that origin."""
     training, test, synthetic = map(len, kinds.values())
     lines = [
@@ -4835,11 +4776,11 @@ FIGURE_ROWS = 1000  # of each kind that a figure shows
 FIGURE_PAIRS = 4000  # of numbers
 
 
-def draw_plane(axes: Axes, side: Side) -> None:
+def draw_plane(axes: matplotlib.axes.Axes, side: Side) -> None:
     """Draw synthetic and test samples in the plane of the test samples' first two principal components, by type."""
     (synthetic, test), names, rng = side.pair, side.evaluation.types, stream(side.seed, "report figure")
-    require(test.x.shape[1], 2, "genes")
-    plane = principal_directions(test.x, 2, rng)
+    plane = principal_directions(test.x, 2)
+    require(plane.shape[1], 2, "principal components")
     commonest = np.argsort(-np.bincount(test.y, minlength=len(names)), kind="stable")
     groups = [*zip(commonest, TYPE_COLOURS, names[commonest], strict=False)]
     if len(names) > len(groups):
@@ -4854,7 +4795,7 @@ def draw_plane(axes: Axes, side: Side) -> None:
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), markerscale=2, frameon=False, handletextpad=0.1)
 
 
-def draw_pairs(axes: Axes, side: Side, statistic: Callable[[Samples], np.ndarray]) -> None:
+def draw_pairs(axes: matplotlib.axes.Axes, side: Side, statistic: Callable[[Samples], np.ndarray]) -> None:
     """Draw a statistic of synthetic samples and, for reference, of training samples against that of test samples."""
     real = statistic(side.even["test"]).ravel()
     require(len(real), 1, "pairs of genes")
@@ -4867,7 +4808,7 @@ def draw_pairs(axes: Axes, side: Side, statistic: Callable[[Samples], np.ndarray
     axes.legend(markerscale=3, handletextpad=0.1, borderpad=0.2)
 
 
-def draw_scores(axes: Axes, measures: dict[str, dict[str, Any]]) -> None:
+def draw_scores(axes: matplotlib.axes.Axes, measures: dict[str, dict[str, Any]]) -> None:
     """Draw the table of how what was learned from synthetic samples does on test samples."""
     rows = {row.label: format_pair(measures[row.name], 3) for row in MEASURES if row.group == UTILITY}
     box = (0.75, 0.1, 0.6, 0.8)
@@ -4877,7 +4818,7 @@ def draw_scores(axes: Axes, measures: dict[str, dict[str, Any]]) -> None:
     axes.set_axis_off()
 
 
-def draw_attacks(axes: Axes, side: Side) -> None:
+def draw_attacks(axes: matplotlib.axes.Axes, side: Side) -> None:
     """Draw how many members each attack finds against how many others it takes for members."""
     if isinstance(side.attacks, UnavailableError):
         raise side.attacks
@@ -4896,7 +4837,7 @@ def draw_attacks(axes: Axes, side: Side) -> None:
 def draw_report(path: Path, side: Side, report: dict[str, Any], title: str) -> None:
     """Draw a report to path: types, means, variances, scores, correlations and attacks, one panel each."""
     means, variances = (lambda samples, i=i: type_moments(samples, side.evaluation)[i] for i in (0, 1))
-    panels: dict[str, Callable[[Axes], None]] = {
+    panels: dict[str, Callable[[matplotlib.axes.Axes], None]] = {
         "Samples by type (o real, x synthetic)": lambda axes: draw_plane(axes, side),
         "Means of genes in types (sd)": lambda axes: draw_pairs(axes, side, means),
         "Log variances within types": lambda axes: draw_pairs(axes, side, variances),
@@ -5306,20 +5247,20 @@ def format_p_value(p_value: float | None) -> str:
     return "" if p_value is None else f"{p_value:.3f}" if p_value >= 0.001 else "<0.001"
 
 
-def format_comparison(comparison: ClassifierComparison, words: str, repeats: int) -> list[str]:
+def format_comparison(comparison: Comparison, words: str, repeats: int) -> list[str]:
     """Return a table of classifiers, each one's gain over the control, and the verdict in words."""
-    chance = any(one.gain.p_value is not None for one in comparison.classifiers)
+    chance = any(gain.p_value is not None for gain in comparison.gains.values())
     lines = [
         f"\nCompare classifiers{f' over {repeats} splits' * (repeats > 1)} (gain in balanced accuracy over",
         "copies, in points, with its 95% interval; folds: balanced accuracy on inner folds):",
         f"{'':35s} {'accur.':>6s} {'balan.':>6s} {'folds':>6s} {'gain':>22s}{'      p' * chance}",
     ]
-    for one in comparison.classifiers:
-        scores = one.scores | {"folds": comparison.fold_scores.get(one.name, math.nan)}
-        cells = [scores[name] for name in ("accuracy", "balanced_accuracy", "folds")]
-        line = f"{one.name:35s}" + "".join(" " * 7 if math.isnan(cell) else f" {cell:.4f}" for cell in cells)
-        if one.name != CONTROL:
-            line += f" {in_points(one.gain):>22s} {format_p_value(one.gain.p_value):>6s}"
+    for name, gain in comparison.gains.items():
+        scores = comparison.scores[name]
+        cells = scores["accuracy"], scores["balanced_accuracy"], comparison.fold_scores.get(name, math.nan)
+        line = f"{name:35s}" + "".join(" " * 7 if math.isnan(cell) else f" {cell:.4f}" for cell in cells)
+        if name != CONTROL:
+            line += f" {in_points(gain):>22s} {format_p_value(gain.p_value):>6s}"
         lines.append(line.rstrip())
     return [*lines, wrap(words)]
 
@@ -5448,9 +5389,10 @@ def combine_splits(args: Args, cohort: Cohort, summaries: list[Summary], termina
         results["repeats"] = {"n": args.repeats, "accuracy": [one.accuracy() for one in summaries], "gain": entry}
     if args.compare:
         comparison = compare_classifiers([one.comparison for one in summaries], args.test_fraction)
-        words = verdict(comparison.helped, comparison.difference, comparison.fold_scores)
+        words = verdict(comparison)
         terminal.print(*format_comparison(comparison, words, args.repeats))
-        results["compare"] = [one.as_dict() for one in comparison.classifiers]
+        gains = {name: {"measure": "balanced_accuracy", **asdict(gain)} for name, gain in comparison.gains.items()}
+        results["compare"] = [{"name": name, **comparison.scores[name], "gain": gains[name]} for name in gains]
         results |= {"inner_folds": comparison.fold_scores, "verdict": words}
     if args.plot:
         table = results["plot"] = accuracy_by_epoch([one.curves for one in summaries], args.test_fraction)

@@ -3,7 +3,7 @@
 import csv
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +144,11 @@ def test_one_seed_reaches_everything(watched: Watched) -> None:
 
 def test_two_seeds_have_different_folds_and_directions(hard: list[object]) -> None:
     dataset = rnagen.prepare_dataset(read_files(hard), 0.5, "none", 1)
-    groups = dataset.train_groups[: len(dataset.train)]
     streams = [rnagen.stream(seed, "inner folds") for seed in (1, 1, 2)]
-    fold = [rnagen.inner_folds(dataset.train.y, groups, 5, rng).tolist() for rng in streams]
+    fold = [rnagen.inner_folds(dataset.train.y, dataset.train.groups, 5, rng).tolist() for rng in streams]
     assert fold[0] == fold[1] != fold[2]
-    held = [rnagen.hold_out_folds(dataset.train, groups, 5, 4, seed)[0].held.y for seed in (1, 2)]
-    loadings = [rnagen.fit_factor_model(dataset.train, groups, 5, 4, seed).loadings for seed in (1, 1, 2)]
+    held = [rnagen.hold_out_folds(dataset.train, 5, 4, seed)[0].held.y for seed in (1, 2)]
+    loadings = [rnagen.fit_factor_model(dataset.train, 5, 4, seed).loadings for seed in (1, 1, 2)]
     assert len(held[0])
     np.testing.assert_array_equal(loadings[0], loadings[1])
     assert not np.array_equal(loadings[0], loadings[2])
@@ -459,7 +458,7 @@ def test_as_many_types_as_samples(kind: str) -> None:
     """No table says that of itself: types that all differ are taken for no types. A split can leave it."""
     rng = np.random.default_rng(0)
     samples = rnagen.Samples(rng.normal(size=(6, 20)).astype(np.float32), np.arange(6, dtype=np.int32))
-    factors = rnagen.fit_start(kind, samples, np.arange(6), 6, None, 1)
+    factors = rnagen.fit_start(kind, replace(samples, groups=np.arange(6)), 6, None, 1)
     generator = rnagen.Generator(kind, factors, np.full(20, -np.inf, np.float32))
     drawn = generator.draw(samples.y, rnagen.stream(1, "rows"), generator.location_scale(1.5))
     assert drawn.shape == (6, 20)

@@ -279,8 +279,8 @@ def small_sampler(rows: np.ndarray, genes: np.ndarray, types: np.ndarray) -> rna
     number = len(types)
     y = np.arange(len(rows), dtype=np.int32) % number
     fitted = rnagen.Preprocessing.fit(rows, "none", types[y])
-    samples = rnagen.Samples(fitted.standardise(rows), y)
-    factors = rnagen.fit_start("cvae", samples, np.arange(len(rows)), number, 2, 1)
+    samples = rnagen.Samples(fitted.standardise(rows), y, np.arange(len(rows)))
+    factors = rnagen.fit_start("cvae", samples, number, 2, 1)
     model = rnagen.CVAE("cvae", factors, fitted.lowest, fitted.unit_scale, rnagen.stream(1, "weights"))
     return rnagen.Sampler(model, fitted, genes, types, np.ones(number, np.int64))
 

@@ -1,5 +1,7 @@
 """The factor model, the network that starts from it and what both draw, against closed forms."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -24,7 +26,7 @@ def samples() -> rnagen.Samples:
 
 def fit(kind: str, samples: rnagen.Samples, latent: int | None = 3) -> rnagen.Factors:
     types = int(samples.y.max()) + 1
-    return rnagen.fit_start(kind, samples, np.arange(len(samples)).astype(str), types, latent, seed=1)
+    return rnagen.fit_start(kind, replace(samples, groups=np.arange(len(samples))), types, latent, seed=1)
 
 
 def network(kind: str, samples: rnagen.Samples, perturbed: bool = True) -> rnagen.CVAE:

@@ -4,6 +4,7 @@ import functools
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,11 @@ def make_samples(counts: tuple[int, ...], genes: int, seed: int = 0, spread: flo
     return Samples(x.astype(np.float32), y)
 
 
+def rows(y: np.ndarray, groups: np.ndarray) -> Samples:
+    """Return test samples of which nothing but type and group is known."""
+    return Samples(np.empty((len(y), 0), np.float32), y, groups)
+
+
 def right_or_wrong(
     trainings: int, groups: int, training_sd: float, group_sd: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -47,7 +53,7 @@ def test_interval_covers_whichever_noise_dominates(trainings: int, training_sd: 
     held = 0
     for _ in range(400):
         arm, control, group = right_or_wrong(trainings, 60, training_sd, group_sd, rng)
-        low, high = rnagen.gain_interval(arm, control, group % 3, group).interval
+        low, high = rnagen.gain_interval(arm, control, rows(group % 3, group)).interval
         held += low <= 0 <= high
     assert 0.92 <= held / 400 <= 0.995
 
@@ -59,7 +65,7 @@ def test_interval_of_test_samples_alone_misses_the_noise_of_training() -> None:
     for _ in range(200):
         arm, control, group = right_or_wrong(5, 200, 0.5, 0.0, rng)
         for trained in (False, True):
-            low, high = rnagen.gain_interval(arm, control, group % 3, group, trained=trained).interval
+            low, high = rnagen.gain_interval(arm, control, rows(group % 3, group), trained=trained).interval
             together += trained and low <= 0 <= high
             alone += not trained and low <= 0 <= high
     assert alone < 130 < 180 < together
@@ -88,7 +94,7 @@ def test_gain_is_that_of_the_scores() -> None:
         for ours, theirs in zip(arm, control, strict=True):
             both = [balanced_accuracy_score(y, np.where(right, y, 9)) for right in (ours, theirs)]
             expected.append(both[0] - both[1] if balanced else ours.mean() - theirs.mean())
-        gain = rnagen.gain_interval(arm, control, y, np.arange(44), balanced)
+        gain = rnagen.gain_interval(arm, control, rows(y, np.arange(44)), balanced)
         assert gain.mean == pytest.approx(np.mean(expected))
         assert gain.interval[0] < gain.mean < gain.interval[1]
         assert gain.p_value is None
@@ -99,7 +105,7 @@ def test_differences_between_types_are_no_noise() -> None:
     y = np.repeat([0, 1], 100)
     control = np.zeros((5, 200), bool)
     control[:, 100:] = True
-    gain = rnagen.gain_interval(~control, control, y, np.arange(200))
+    gain = rnagen.gain_interval(~control, control, rows(y, np.arange(200)))
     assert gain.mean == pytest.approx(0)
     assert gain.interval[1] < 0.01
 
@@ -108,33 +114,33 @@ def test_copies_of_a_group_add_nothing() -> None:
     rng = np.random.default_rng(5)
     arm, control = rng.random((2, 4, 50)) < 0.7
     y = np.arange(50) % 2
-    once = rnagen.gain_interval(arm, control, y, np.arange(50))
-    tenfold = [np.repeat(part, 10, axis=-1) for part in (arm, control, y, np.arange(50))]
-    assert rnagen.gain_interval(*tenfold).interval == pytest.approx(once.interval)
+    once = rnagen.gain_interval(arm, control, rows(y, np.arange(50)))
+    arm, control, y, group = (np.repeat(part, 10, axis=-1) for part in (arm, control, y, np.arange(50)))
+    assert rnagen.gain_interval(arm, control, rows(y, group)).interval == pytest.approx(once.interval)
 
 
 def test_interval_of_one_training_is_unknown_unless_nothing_is_trained() -> None:
     arm, control = np.random.default_rng(0).random((2, 1, 40)) < 0.7
     y = np.zeros(40, int)
-    assert rnagen.gain_interval(arm, control, y, np.arange(40)).interval is None
-    assert rnagen.gain_interval(arm, control, y, np.arange(40), trained=False).interval is not None
+    assert rnagen.gain_interval(arm, control, rows(y, np.arange(40))).interval is None
+    assert rnagen.gain_interval(arm, control, rows(y, np.arange(40)), trained=False).interval is not None
 
 
 def test_one_set_of_predictions_is_held_against_every_training() -> None:
     rng = np.random.default_rng(0)
     arm, control = rng.random((5, 40)) < 0.8, rng.random((1, 40)) < 0.7
     y = np.zeros(40, int)
-    gain = rnagen.gain_interval(arm, control, y, np.arange(40))
-    assert gain == rnagen.gain_interval(arm, np.tile(control, (5, 1)), y, np.arange(40))
+    gain = rnagen.gain_interval(arm, control, rows(y, np.arange(40)))
+    assert gain == rnagen.gain_interval(arm, np.tile(control, (5, 1)), rows(y, np.arange(40)))
 
 
 @pytest.mark.parametrize("y", [[0, 0, 0, 0], [0, 1, 2, 3], [0, 0, 0, 2]])
 def test_interval_without_any_spread_is_not_a_point(y: list[int]) -> None:
     right = np.ones((5, 4), bool)
-    same = rnagen.gain_interval(right, right, np.array(y), np.arange(4))
+    same = rnagen.gain_interval(right, right, rows(np.array(y), np.arange(4)))
     assert same.mean == 0
     assert same.interval[0] < 0 < same.interval[1]
-    every = rnagen.gain_interval(right, ~right, np.array(y), np.arange(4), balanced=True)
+    every = rnagen.gain_interval(right, ~right, rows(np.array(y), np.arange(4)), balanced=True)
     assert every.mean == pytest.approx(1)
     assert 0 < every.interval[0] < every.interval[1] == 1
 
@@ -231,17 +237,17 @@ def test_best_is_chosen_on_folds_that_no_candidate_saw() -> None:
         return Memory()
 
     candidates = {"memory": memorise, "LDA": lambda part: rnagen.fit_lda(part, 3, None)}
-    scores = rnagen.choose_best_on_inner_folds(candidates, samples, groups, seed=0)
+    scores = rnagen.choose_best_on_inner_folds(candidates, replace(samples, groups=groups), seed=0)
     assert list(scores) == ["LDA", "memory"]
     assert scores["LDA"] > 0.8
     assert scores["memory"] == 0.5  # one of the two types that are scored
-    assert scores == rnagen.choose_best_on_inner_folds(candidates, samples, groups, seed=0)
+    assert scores == rnagen.choose_best_on_inner_folds(candidates, replace(samples, groups=groups), seed=0)
 
 
 def test_nothing_to_hold_out_leaves_the_order() -> None:
-    samples = make_samples((4, 4), 5)
+    samples = replace(make_samples((4, 4), 5), groups=np.array(["a"] * 4 + ["b"] * 4))
     candidates = {"first": lambda part: None, "second": lambda part: None}
-    scores = rnagen.choose_best_on_inner_folds(candidates, samples, np.array(["a"] * 4 + ["b"] * 4), seed=0)
+    scores = rnagen.choose_best_on_inner_folds(candidates, samples, seed=0)
     assert list(scores) == ["first", "second"]
     assert all(math.isnan(score) for score in scores.values())
 
@@ -252,10 +258,15 @@ def test_setting_follows_the_data() -> None:
     y = np.tile(np.arange(2, dtype=np.int32), 200)
     x = rng.normal(0, 10, (400, 1)) * np.ones(5) + rng.normal(0, 0.1, (400, 5))
     x[:, 0] += 0.3 * y
-    choose = functools.partial(rnagen.choose_setting, rnagen.fit_lda, rnagen.LDA_SHRINKAGE, types=2, seed=0)
-    assert choose(samples=Samples(x, y), groups=np.arange(400)) is None
-    few = make_samples((6,) * 6, 300, spread=0.3)
-    assert choose(samples=few, groups=np.arange(36), types=6) in rnagen.LDA_SHRINKAGE
+
+    def choose(samples: Samples, types: int) -> float | None:
+        settings = rnagen.LDA_SHRINKAGE
+        fits = {setting: functools.partial(rnagen.fit_lda, types=types, setting=setting) for setting in settings}
+        every_row = replace(samples, groups=np.arange(len(samples)))
+        return next(iter(rnagen.choose_best_on_inner_folds(fits, every_row, seed=0)))
+
+    assert choose(Samples(x, y), 2) is None
+    assert choose(make_samples((6,) * 6, 300, spread=0.3), 6) in rnagen.LDA_SHRINKAGE
 
 
 def test_fit_is_a_percentile_among_held_out_samples() -> None:
@@ -290,13 +301,13 @@ SCORES = {"LDA": 0.9, "this cvae": 0.89, "real": 0.8}
     ],
 )
 def test_verdict(helped: Gain, difference: Gain, expected: tuple[str, ...]) -> None:
-    words = rnagen.verdict(helped, difference, SCORES)
+    words = rnagen.verdict(rnagen.Comparison({}, {}, SCORES, "LDA", "this cvae", helped, difference))
     assert all(part in words for part in expected), words
     assert len(words.split(". ")) == 3
 
 
 def test_verdict_without_synthetic_samples() -> None:
-    words = rnagen.verdict(None, None, {"LDA": 0.9, "real": 0.8})
+    words = rnagen.verdict(rnagen.Comparison({}, {}, {"LDA": 0.9, "real": 0.8}, "LDA", "", None, None))
     assert words == "No synthetic samples were added. Use LDA, the best on inner folds of the training samples."
 
 
@@ -309,13 +320,12 @@ def test_the_verdict_over_splits_is_on_one_pair_of_classifiers() -> None:
     splits, once = [], frozenset(names) - {"copies", "this cvae"}
     for scores in fold_scores:
         predicted = {name: np.where(rng.random((2, 60)) < 0.8, y, 1 - y) for name in names}
-        splits.append(
-            rnagen.SplitComparison(predicted, dict(zip(names, scores, strict=True)), y, groups, "this cvae", once)
-        )
+        on_folds = dict(zip(names, scores, strict=True))
+        splits.append(rnagen.SplitComparison(predicted, on_folds, rows(y, groups), "this cvae", once))
     found = rnagen.compare_classifiers(splits, 0.5)
     assert list(found.fold_scores)[:2] == ["this cvae", "LDA, with synthetic"]
-    assert rnagen.best_of_each(found.fold_scores) == ("logistic regression", "this cvae")
+    assert (found.alone, found.synthetic) == ("logistic regression", "this cvae")
     expected = [split.gain("this cvae", "logistic regression").mean for split in splits]
     assert found.difference.mean == pytest.approx(np.mean(expected))
-    words = rnagen.verdict(found.helped, found.difference, found.fold_scores)
+    words = rnagen.verdict(found)
     assert "this cvae" in words and "logistic regression" in words

@@ -1,6 +1,7 @@
 """The networks, the training loop and the sampler against closed forms."""
 
 import math
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -28,7 +29,7 @@ def samples() -> rnagen.Samples:
 
 def autoencoder(kind: str, samples: rnagen.Samples, seed: int = 1) -> rnagen.CVAE:
     """Return a network as it is before training, its last layers made to matter."""
-    factors = rnagen.fit_start(kind, samples, np.arange(len(samples)), TYPES, 4, 1)
+    factors = rnagen.fit_start(kind, replace(samples, groups=np.arange(len(samples))), TYPES, 4, 1)
     rng = rnagen.stream(seed, "generator weights")
     network = rnagen.CVAE(kind, factors, NO_FLOOR, UNIT, rng)
     for stack in (network.encoder, network.decoder):

@@ -489,7 +489,7 @@ def test_attacks_work_in_principal_components_of_many_genes(monkeypatch: pytest.
     training = draw(1, 20)
     tables = [training, draw(2, 80), gaussian_of(training, 80, 0)]
     genes = attacked(tables)
-    monkeypatch.setattr(rnagen, "PROJECT_ABOVE", 50)
+    monkeypatch.setattr(rnagen, "MANY_GENES", 50)
     components = attacked(tables)
     for name in rnagen.ATTACKS:
         assert components[name].estimate()[0] == pytest.approx(genes[name].estimate()[0], abs=0.03), name

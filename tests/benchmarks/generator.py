@@ -151,8 +151,7 @@ def main() -> None:
     for seed in range(args.seeds):
         half, _ = rnagen.split_cohort(cohort, 0.5, seed, args.train_per_type)
         dataset = rnagen.prepare_dataset(half, 1 / 3, "auto", seed)
-        groups = dataset.train_groups[: len(dataset.train)]
-        factors = rnagen.fit_factor_model(dataset.train, groups, len(dataset.types), None, seed)
+        factors = rnagen.fit_factor_model(dataset.train, len(dataset.types), None, seed)
         for found in (
             try_schedules(dataset, factors, seed),
             try_pooled_rows(dataset),

@@ -136,6 +136,7 @@ def one_cohort(trainings: int, true_trainings: int, fresh_rows: int, rng: np.ran
     simulation = Simulation.draw(rng)
     x, y, _ = simulation.patients(TRAINING, rng)
     test_x, test_y, groups = simulation.patients(TEST, rng)
+    test = rnagen.Samples(test_x, test_y, groups)
     fresh_x, fresh_y, _ = simulation.patients(tuple(fresh_rows * n // sum(TEST) for n in TEST), rng)
     order = rng.permutation(len(fresh_y))[: len(fresh_y) // true_trainings * true_trainings].reshape(true_trainings, -1)
     runs = train(*draw_arms(simulation, (x, y), trainings, rng), trainings, rng)
@@ -148,7 +149,7 @@ def one_cohort(trainings: int, true_trainings: int, fresh_rows: int, rng: np.ran
         known = true_gain(truth, fresh_x[order], fresh_y[order])
         for balanced, name in enumerate(("accuracy", "balanced accuracy")):
             for kind, arm, expected in (("known", fresh_arm, known[balanced]), ("0", others, 0.0)):
-                gain = rnagen.gain_interval(arm, copies, test_y, groups, balanced=bool(balanced))
+                gain = rnagen.gain_interval(arm, copies, test, balanced=bool(balanced))
                 found.append((kind, epochs, name, expected, gain))
     return found
 

@@ -162,8 +162,8 @@ def classify(
 
 def train_generator(dataset: rnagen.Dataset, settings: FitSettings) -> keras.Model:
     """Train the CVAE and keep the best epoch."""
-    groups, config = dataset.train_groups[: len(dataset.train)], rnagen.ModelConfig()
-    factors = rnagen.fit_start("cvae", dataset.train, groups, len(dataset.types), None, SEED)
+    config = rnagen.ModelConfig()
+    factors = rnagen.fit_start("cvae", dataset.train, len(dataset.types), None, SEED)
     trainer = rnagen.start_network(factors, dataset.train, config, dataset, SEED, rnagen.ALONE)
     model = compile_generator(trainer.network, settings)
     validation = (dataset.validation.x, dataset.validation.y)

@@ -41,7 +41,7 @@ def make_network(kind: str, genes: int) -> rnagen.Network:
     unit_scale = np.full(genes, 0.15, np.float32), np.full(genes, 0.5, np.float32)
     if kind == "classifier":
         return rnagen.Classifier(TYPES, unit_scale, rnagen.stream(1, "weights"))
-    factors = rnagen.fit_factor_model(make_samples(500, genes), np.arange(500), TYPES, LATENT, 1)
+    factors = rnagen.fit_factor_model(make_samples(500, genes), TYPES, LATENT, 1)
     return rnagen.CVAE("cvae", factors, np.full(genes, -np.inf, np.float32), unit_scale, rnagen.stream(1, "weights"))
 
 
@@ -49,7 +49,7 @@ def make_samples(rows: int, genes: int) -> rnagen.Samples:
     """Return random samples."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((rows, genes), dtype=np.float32)
-    return rnagen.Samples(x, (np.arange(rows) % TYPES).astype(np.int32))
+    return rnagen.Samples(x, (np.arange(rows) % TYPES).astype(np.int32), np.arange(rows))
 
 
 def make_training(task: str, loop: str, genes: int) -> Callable[[], object]:
