@@ -151,10 +151,9 @@ def aligned_array(rows: int, genes: int) -> np.ndarray:
 
 
 def shared_tensor(x: np.ndarray) -> tf.Tensor:
-    """Return a table (rows, genes) as a tensor in the same memory, which must not change any more.
+    """Return a table (rows, genes) as a tensor in the same memory, which must not change any more, if laid out for it.
 
-    What is not laid out as by aligned_array is copied to such a place. TensorFlow's own way copies twice, into memory
-    that it keeps when the tensor is gone.
+    TensorFlow's own way copies twice, into memory that it keeps when the tensor is gone.
     """
     if x.ctypes.data % 64 or not x.flags.carray or x.dtype != np.float32:
         copy = aligned_array(*x.shape)
@@ -202,23 +201,18 @@ def sum_by_type(x: np.ndarray, y: np.ndarray, types: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Cohort:
-    """Expression of a set of samples, each with a cancer type and a group that a split must not tear apart.
-
-    expression is float32 (samples, genes) in the input's units, NaN where missing; samples, types and groups are
-    arrays of str (samples,), genes of str (genes,). grouping and type_column say where groups and types were found;
-    notes are the lines that tell the user what was decided on the way.
-    """
+    """Expression of a set of samples, each with a cancer type and a group that a split must not tear apart."""
 
     name: str
     simulated: bool
-    expression: np.ndarray
-    samples: np.ndarray
-    genes: np.ndarray
-    types: np.ndarray
-    groups: np.ndarray
-    grouping: str
-    type_column: str = ""
-    notes: tuple[str, ...] = ()
+    expression: np.ndarray  # float32 (samples, genes) in the input's units, NaN where missing
+    samples: np.ndarray  # ids, str (samples,)
+    genes: np.ndarray  # str (genes,)
+    types: np.ndarray  # str (samples,)
+    groups: np.ndarray  # str (samples,)
+    grouping: str  # where groups were found
+    type_column: str = ""  # where types were found
+    notes: tuple[str, ...] = ()  # lines that tell the user what was decided on the way
 
     def take(self, rows: np.ndarray) -> Cohort:
         """Return the cohort of the given rows (indices or mask)."""
@@ -240,12 +234,15 @@ class Cohort:
         """Hash the ids of the samples, in any order."""
         return hashlib.sha256("\n".join(sorted(self.samples.tolist())).encode()).hexdigest()
 
-    def sha256(self) -> str:
-        """Hash what was read: ids, genes, types, groups and values."""
+    def as_dict(self) -> dict[str, Any]:
+        """Return its entry in the results, with a hash of ids, genes, types, groups and values."""
+        entry = {name: getattr(self, name) for name in ("name", "simulated", "type_column", "notes")}
         digest = hashlib.sha256(np.ascontiguousarray(self.expression))
-        for names in (self.samples, self.genes, self.types, self.groups):
+        for column in ("samples", "genes", "types", "groups"):
+            names = getattr(self, column)
+            entry[column] = len(set(names))
             digest.update("\n".join(names).encode())
-        return digest.hexdigest()
+        return entry | {"sha256": digest.hexdigest(), "type_counts": self.type_counts()}
 
 
 # ---- interrupts: Ctrl-C and SIGTERM end the program at once, and leave nothing half written ----------------------
@@ -1221,25 +1218,18 @@ def counted_moments(log_mean: float, log_sd: float) -> tuple[np.ndarray, np.ndar
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Maps between the input's units and the networks', fitted on training samples.
+    """Maps between the input's units and the networks', fitted on training samples."""
 
-    transform says what training units are: "none", "log2" for log2(x + 1) of the input's, "cpm" for log2(CPM + 1), each
-    sample by its own depth. kept (all genes,) marks the genes that vary; mean, sd, low and span (genes,) are theirs, in
-    training units. constant (all genes,) has the value of each gene that does not vary, NaN if it was never measured.
-    No value lies under floor, and all are whole numbers if whole is set. log_depth (types, 2) holds mean and sd of the
-    natural logarithm of depth of each type, where the transform divides by it.
-    """
-
-    kept: np.ndarray
-    constant: np.ndarray
-    mean: np.ndarray
+    kept: np.ndarray  # (all genes,): whether each varies; "genes" below are those
+    constant: np.ndarray  # (all genes,): the value of one that does not vary, NaN if it was never measured
+    mean: np.ndarray  # (genes,), in training units, as the next three
     sd: np.ndarray
     low: np.ndarray
     span: np.ndarray
-    transform: str
-    floor: float
-    whole: bool
-    log_depth: np.ndarray
+    transform: str  # to training units: none, log2 for log2(x + 1), cpm for log2(CPM + 1), each sample by its own depth
+    floor: float  # that no value lies under, in the input's units
+    whole: bool  # whether all values are whole numbers
+    log_depth: np.ndarray  # (types, 2): mean and sd of the natural logarithm of depth, if divided by it
 
     @classmethod
     def fit(cls, expression: np.ndarray, transform: str, types: np.ndarray) -> Preprocessing:
@@ -1340,20 +1330,16 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A cohort as the networks see it: samples to train, to validate and to test on.
+    """A cohort as the networks see it: samples to train, to validate and to test on."""
 
-    genes (all genes,) and types (types,) are the names, of types those behind the codes; trained_on is the fingerprint
-    of the ids of the samples to train on and to validate on, missing the number of their missing values.
-    """
-
-    genes: np.ndarray
-    types: np.ndarray
+    genes: np.ndarray  # names (all genes,)
+    types: np.ndarray  # names (types,) behind the codes
     preprocessing: Preprocessing
     train: Samples
     validation: Samples
     test: Samples
-    trained_on: str
-    missing: int
+    trained_on: str  # fingerprint of the ids of the samples to train and to validate on
+    missing: int  # values of these samples
 
     @property
     def n_training(self) -> int:
@@ -1430,16 +1416,14 @@ def start_tensorflow(devices: bool = True) -> None:
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # trainings side by side use the cores better than operations
     with silenced_stderr():
         tf.get_logger().setLevel("ERROR")
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # takes longer than it saves
         if devices:
             tf.zeros(1)
 
 
 @dataclass(frozen=True)
 class Workers:
-    """The processes, and their devices, that share the training: TensorFlow's replicas; without a strategy, one.
-
-    Every worker goes through the same program on the same data; only sums over a batch are shared.
-    """
+    """The processes and devices that share the training; all run the same program and share sums over a batch alone."""
 
     strategy: tf.distribute.Strategy | None = None
     index: int = 0  # this one's
@@ -1598,18 +1582,17 @@ REAL_SHARE = 0.5  # of what a network is shown, at least: synthetic samples must
 
 
 class Network:
-    """What the training loop asks of a model.
-
-    A model takes standardised expression x (rows, genes), type codes y (rows,) and, if noise_dim is not 0, standard
-    normals (rows, noise_dim). Losses and totals are summed over rows, so that the parts of a batch add up.
-    """
+    """What the training loop asks of a model."""
 
     noise_dim = 0
     n_totals: int
     weights: list[keras.Variable]
 
     def loss_and_totals(self, x: tf.Tensor, y: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return the loss and a vector (n_totals,) of sums that metrics are made of, both summed over the rows."""
+        """Return the loss and a vector (n_totals,) that metrics are made of, both summed over rows.
+
+        x is standardised (rows, genes), y type codes (rows,), noise standard normals (rows, noise_dim).
+        """
         raise NotImplementedError
 
     def metrics(self, totals: np.ndarray) -> dict[str, float]:
@@ -1675,8 +1658,7 @@ def mix_epoch(rows: int, n_real: int, rng: np.random.Generator) -> np.ndarray:
 class Trainer:
     """Adam on mini-batches of samples held in memory, mixed by mix_epoch; it can always be taken further.
 
-    Keras layers and optimiser do the work, many steps in one graph call. The graph, which takes as long to make as
-    hundreds of steps, serves one training after another. Several workers take a share of each batch each.
+    The graph, which takes as long to make as hundreds of steps, serves one training after another.
     """
 
     def __init__(
@@ -1753,10 +1735,7 @@ class Trainer:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a training reports: steps taken since the last report, of all; at the end of an epoch, its metrics.
-
-    Metrics have val_ twins on the samples that validate. Epoch 0 is before training.
-    """
+    """What a training reports: steps taken since the last report, of all; at an epoch's end (0: before it), metrics."""
 
     steps: int
     all_steps: int
@@ -1775,10 +1754,7 @@ def ignore(event: Any) -> None:
 def fit(
     trainer: Trainer, epochs: int, validation: Samples, seed: int, report: Listener = ignore
 ) -> tuple[list[dict[str, float]], int]:
-    """Train for that many epochs and keep the weights of the epoch of lowest val_loss, which may be before the first.
-
-    Returns the metrics by epoch and the epoch that was kept.
-    """
+    """Train, keep the weights of lowest val_loss, perhaps those before training; return metrics by epoch, and which."""
     history: list[dict[str, float]] = []
     total, kept, weights = epochs * trainer.steps_per_epoch, 0, []
     for epoch in range(epochs + 1):
@@ -1799,10 +1775,7 @@ CLASSIFIER_RATE = 0.001  # Adam's default, as published
 
 
 class Classifier(Network):
-    """Dense 200-100 relu network on genes scaled to [0, 1], trained by cross-entropy.
-
-    unit_scale is the scale and offset (genes,) that take standardised genes to [0, 1].
-    """
+    """Dense 200-100 relu network, trained by cross-entropy on genes that unit_scale (scale, offset) takes to [0, 1]."""
 
     n_totals = 3
 
@@ -1900,21 +1873,15 @@ def mean_error(counts: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Factors:
-    """A Gaussian for each type c: x = means[c] + mean_error[c] * (z @ loadings + noise * e), z ~ N(0, root.T @ root).
+    """A Gaussian of each type c: x = means[c] + mean_error[c] * (z @ loadings + noise * e), z ~ N(0, root.T @ root)."""
 
-    means is (types, genes), loadings (latent, genes), noise (genes,), roots (types, latent, latent); the pooled
-    covariance of z is the identity. mean_error (types,) is what the error of a mean of few rows adds to the spread
-    around it, type_sd (types, genes) the sd within each type. radius_sd (2,) is how much the log squared length of z,
-    and of the noise, varies between rows beyond a Gaussian's. All are kept in float32.
-    """
-
-    means: np.ndarray
-    loadings: np.ndarray
-    noise: np.ndarray
-    roots: np.ndarray
-    mean_error: np.ndarray
-    type_sd: np.ndarray
-    radius_sd: np.ndarray
+    means: np.ndarray  # (types, genes); all are kept in float32
+    loadings: np.ndarray  # (latent, genes)
+    noise: np.ndarray  # (genes,)
+    roots: np.ndarray  # (types, latent, latent); the pooled covariance of z is the identity
+    mean_error: np.ndarray  # (types,): what the error of a mean of few rows adds to the spread around it
+    type_sd: np.ndarray  # (types, genes), within each type
+    radius_sd: np.ndarray  # (2,): how much log squared lengths of z, and of noise, vary beyond a Gaussian's
 
     def __post_init__(self) -> None:
         for name, values in vars(self).items():
@@ -1972,17 +1939,13 @@ def remaining_variance(variance: np.ndarray, loadings: np.ndarray, share: float 
 
 
 class HeldOutFold(NamedTuple):
-    """The residuals held (held out, genes) of an inner fold, beside what the other folds say.
+    """The residuals of an inner fold, beside what the other folds say."""
 
-    directions (latent, genes) are the principal ones of the other folds' residuals, scores (rows, latent) these
-    residuals whitened and variance (genes,) theirs; projected (held out, latent) is held on the directions.
-    """
-
-    held: Samples
-    projected: np.ndarray
-    directions: np.ndarray
-    scores: Samples
-    variance: np.ndarray
+    held: Samples  # (held out, genes)
+    projected: np.ndarray  # these on the directions (held out, latent)
+    directions: np.ndarray  # principal ones of the other folds' residuals (latent, genes)
+    scores: Samples  # the other folds' residuals, whitened (rows, latent)
+    variance: np.ndarray  # of the other folds' residuals (genes,)
 
     def log_likelihood(self, variances: np.ndarray) -> float:
         """Return the log likelihood of what is held out, given the variances (latent,) of the first directions."""
@@ -2406,20 +2369,16 @@ MIN_PUBLIC = 50  # samples
 
 @dataclass(frozen=True)
 class Privacy:
-    """What a fit guarantees for one unit: mu-Gaussian differential privacy, which implies (epsilon, delta).
-
-    attack_ceiling is the AUC that no membership attack can exceed. public lists what is not protected. releases has
-    the mu of each noised statistic, bounds the radius that samples were clipped to for it.
-    """
+    """What a fit guarantees for one unit: mu-Gaussian differential privacy, which implies (epsilon, delta)."""
 
     epsilon: float
     delta: float
     mu: float
-    attack_ceiling: float
+    attack_ceiling: float  # the AUC that no membership attack can exceed
     unit: str
-    public: tuple[str, ...]
-    releases: dict[str, float]
-    bounds: dict[str, float]
+    public: tuple[str, ...]  # what is not protected
+    releases: dict[str, float]  # mu of each noised statistic
+    bounds: dict[str, float]  # radius that samples were clipped to for it
 
 
 def gaussian_delta(mu: float, epsilon: float) -> float:
@@ -2695,16 +2654,13 @@ UNUSED_LATENT = 0.1  # nats of KL per sample below which the latent carries noth
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which generator is trained, and how: latent_dim None chooses by held-out likelihood.
-
-    private is what was fitted with differential privacy, in place of a Gaussian.
-    """
+    """Which generator is trained, and how."""
 
     kind: str = "cvae"
-    latent_dim: int | None = None
+    latent_dim: int | None = None  # None chooses by held-out likelihood
     epochs: int = 20
     batch_size: int = 128
-    private: tuple[Preprocessing, Factors, Privacy] | None = None
+    private: tuple[Preprocessing, Factors, Privacy] | None = None  # fitted with differential privacy, not a Gaussian
 
 
 class FactorModel(NamedTuple):
@@ -2723,7 +2679,7 @@ class TrainedGenerator:
     history: list[dict[str, float]]
     epoch: int
     seconds: float
-    privacy: dict[str, Any] | None = None
+    privacy: Privacy | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return its entry in the results."""
@@ -2768,8 +2724,8 @@ def train_generator(
     if not privacy and (small := dataset.types[dataset.counts() <= FEW_SAMPLES]).size:
         report(f"types with one or two training samples ({list_some(small)}) are given the spread of the others")
     if config.kind == "gaussian":
-        model, guarantee = Generator(config.kind, factors, scale.lowest), privacy and asdict(privacy)
-        return TrainedGenerator(model, scale, [], 0, time.perf_counter() - began, guarantee)
+        model = Generator(config.kind, factors, scale.lowest)
+        return TrainedGenerator(model, scale, [], 0, time.perf_counter() - began, privacy)
     trainer, history, epoch = start_network(factors, samples, config, dataset, seed, workers), [], 0
     if validates:
         history, epoch = fit(trainer, config.epochs, dataset.validation, seed, report)
@@ -2842,21 +2798,18 @@ def shard_blocks(rows: int, part: int = 1, parts: int = 1) -> range:
 
 @dataclass(frozen=True)
 class Sampler:
-    """A trained generator with all that it takes to draw samples in a table's own terms.
-
-    genes (all genes,) and types (types,) are their names, counts (types,) the training samples of each type,
-    trained_on the fingerprint of the training samples' ids, likelihoods (101,) the quantiles of held-out samples' log
-    density under the type that has the highest, if known, privacy what a differentially private fit guarantees.
-    """
+    """A trained generator with all that it takes to draw samples in a table's own terms."""
 
     model: Generator
     preprocessing: Preprocessing
-    genes: np.ndarray
-    types: np.ndarray
-    counts: np.ndarray
-    trained_on: str = ""
-    likelihoods: np.ndarray | None = None
-    privacy: dict[str, Any] | None = None
+    genes: np.ndarray  # names (all genes,)
+    types: np.ndarray  # names (types,)
+    counts: np.ndarray  # training samples of each type (types,)
+    trained_on: str = ""  # fingerprint of their ids
+    likelihoods: np.ndarray | None = (
+        None  # quantiles (101,) of held-out samples' log density under their likeliest type
+    )
+    privacy: Privacy | None = None
 
     @functools.cached_property
     def location_scales(self) -> dict[float, LocationScale]:
@@ -3048,7 +3001,7 @@ def save_model(path: Path, sampler: Sampler) -> None:
         "model": model.kind,
         "latent_dim": model.latent_dim,
         "trained_on": sampler.trained_on,
-        "privacy": sampler.privacy,
+        "privacy": sampler.privacy and asdict(sampler.privacy),
         "genes": sampler.genes.tolist(),
         "types": sampler.types.tolist(),
         "transform": fitted.transform,
@@ -3150,8 +3103,8 @@ def rebuild_sampler(settings: dict[str, Any], tensors: dict[str, np.ndarray]) ->
         setattr(model, name, found[name])
     genes, types = np.array(settings["genes"]), np.array(settings["types"])
     likelihoods = found["likelihoods"] if len(found["likelihoods"]) else None
-    trained_on, privacy = settings["trained_on"], settings["privacy"]
-    return Sampler(model, fitted, genes, types, found["counts"], trained_on, likelihoods, privacy)
+    privacy = settings["privacy"] and Privacy(**settings["privacy"])
+    return Sampler(model, fitted, genes, types, found["counts"], settings["trained_on"], likelihoods, privacy)
 
 
 # ---- experiment: arms that differ in their rows alone, several trainings each, scored on the same test samples ----
@@ -3166,14 +3119,11 @@ WITH_SYNTHETIC = ", with synthetic"  # how names of classifiers end that are tra
 
 @dataclass(frozen=True)
 class ExperimentConfig:
-    """How the classifier is trained, and what it is compared with.
-
-    trainings differ in weights, order and drawn rows; temperature is that of the synthetic samples.
-    """
+    """How the classifier is trained, and what it is compared with."""
 
     classifier_epochs: int = 2
-    trainings: int = 5
-    temperature: float = TRAINING_TEMPERATURE
+    trainings: int = 5  # which differ in weights, order and drawn rows
+    temperature: float = TRAINING_TEMPERATURE  # of the synthetic samples
     compare: bool = False
     plot: bool = False
 
@@ -3324,18 +3274,15 @@ def draw_smote(real: Samples, labels: np.ndarray, n_types: int, rng: np.random.G
 
 @dataclass(frozen=True)
 class Experiment:
-    """What one split has shown: the generator, and what each arm predicted of the test samples, if there are any.
-
-    labels are the type codes of the synthetic samples of the first training. arms are, by name, the predicted codes
-    (trainings, stops, test samples): after classifier_epochs and then, for a plot, after 1 to PLOT_EPOCHS.
-    """
+    """What one split has shown: the generator, and what each arm predicted of the test samples, if there are any."""
 
     dataset: Dataset
     config: ExperimentConfig
     seed: int
     trained: TrainedGenerator
-    labels: np.ndarray
+    labels: np.ndarray  # type codes of the synthetic samples of the first training
     sampling: Sampling | None = None
+    # predicted codes (trainings, stops, test samples), after classifier_epochs, then for a plot after 1 to PLOT_EPOCHS
     arms: dict[str, np.ndarray] = field(default_factory=dict)
 
     @functools.cached_property
@@ -3703,20 +3650,15 @@ def in_points(gain: Gain) -> str:
 
 
 class Comparison(NamedTuple):
-    """How classifiers compare over all splits, by name.
+    """How classifiers compare over all splits, by name."""
 
-    scores are on test samples, means over trainings, gains in balanced accuracy over CONTROL. fold_scores are on inner
-    folds, the best first; alone is the best there on real rows alone, synthetic the best with synthetic rows. helped is
-    the network's gain over CONTROL, difference that of synthetic over alone; None where no synthetic rows were drawn.
-    """
-
-    scores: dict[str, dict[str, float]]
-    gains: dict[str, Gain]
-    fold_scores: dict[str, float]
-    alone: str
-    synthetic: str
-    helped: Gain | None
-    difference: Gain | None
+    scores: dict[str, dict[str, float]]  # on test samples, means over trainings
+    gains: dict[str, Gain]  # in balanced accuracy over CONTROL
+    fold_scores: dict[str, float]  # on inner folds, the best first
+    alone: str  # the best there on real rows alone
+    synthetic: str  # the best there with synthetic rows
+    helped: Gain | None  # the network's gain over CONTROL; None, as the next, where no synthetic rows were drawn
+    difference: Gain | None  # that of `synthetic` over `alone`
 
 
 def verdict(comparison: Comparison) -> str:
@@ -3748,17 +3690,13 @@ def verdict(comparison: Comparison) -> str:
 
 
 class SplitComparison(NamedTuple):
-    """What classifiers predicted of one split's test samples, and their scores on inner folds.
+    """What classifiers predicted of one split's test samples, and their scores on inner folds."""
 
-    predicted are type codes (trainings, test samples) by name; ours is the network with synthetic samples, if any were;
-    fitted_once are the classifiers that need no training by steps.
-    """
-
-    predicted: dict[str, np.ndarray]
+    predicted: dict[str, np.ndarray]  # type codes (trainings, test samples)
     fold_scores: dict[str, float]
-    test: Samples
-    ours: str
-    fitted_once: frozenset[str]
+    test: Samples  # without genes
+    ours: str  # the network with synthetic samples, if any were
+    fitted_once: frozenset[str]  # those that need no training by steps
 
     def gain(self, name: str, over: str) -> Gain:
         """Return what one classifier gains over another."""
@@ -3811,16 +3749,13 @@ def compare_classifiers(splits: Sequence[SplitComparison], test_fraction: float)
 
 
 class Summary(NamedTuple):
-    """What one experiment comes to: accuracy of its arms, the gain over the control, curves and comparison if asked.
-
-    curves is (epochs, real / control / augmented, trainings), the accuracies after 1 to PLOT_EPOCHS epochs.
-    """
+    """What one experiment comes to: accuracy of its arms, the gain over the control, curves and comparison if asked."""
 
     real: Scores
     same_steps: Scores
     augmented: Scores
     gain: Gain
-    curves: np.ndarray | None
+    curves: np.ndarray | None  # accuracies (epochs 1 to PLOT_EPOCHS, real / control / augmented, trainings)
     comparison: SplitComparison | None
 
     def accuracy(self) -> dict[str, Any]:
@@ -5018,17 +4953,12 @@ FLAGS = [  # headings, and flags: names, what --help says (with unit and default
 # fmt: on
 
 
-class Parser(argparse.ArgumentParser):
-    """Answers wrong usage in one line."""
-
-    def error(self, message: str) -> Any:
-        self.exit(2, f"rnagen: {message} (see --help)\n")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     layout = argparse.RawDescriptionHelpFormatter
-    parser = Parser("rnagen.py", description=__doc__, formatter_class=layout, allow_abbrev=False, add_help=False)
+    options = {"description": __doc__, "formatter_class": layout, "allow_abbrev": False, "add_help": False}
+    parser = argparse.ArgumentParser("rnagen.py", **options)
+    parser.error = lambda message: parser.exit(2, f"rnagen: {message} (see --help)\n")  # one line, without usage
     for row in FLAGS:
         if isinstance(row, str):
             group = parser.add_argument_group(row)
@@ -5318,13 +5248,6 @@ def write_json(path: Path, results: dict[str, Any]) -> None:
         beside.write_text(json.dumps(finite, indent=2) + "\n")
 
 
-def describe_cohort(cohort: Cohort) -> dict[str, Any]:
-    """Return the results' entry for the data."""
-    said = {name: getattr(cohort, name) for name in ("name", "simulated", "type_column", "notes")}
-    counts = {name: len(set(getattr(cohort, name))) for name in ("samples", "genes", "types", "groups")}
-    return {**said, **counts, "sha256": cohort.sha256(), "type_counts": cohort.type_counts()}
-
-
 def describe_run(args: Args, workers: Workers) -> dict[str, Any]:
     """Return what a result depends on: arguments, versions and number of workers."""
     packages = {"tensorflow": tf, "keras": keras, "pandas": pd, "scikit-learn": sklearn, "scipy": scipy}
@@ -5567,7 +5490,7 @@ def run(args: Args) -> None:
         if trains or args.top_k_types:
             cohort = keep_top_types(cohort, args.top_k_types)
         if args.results or args.report or args.report_only or workers.count > 1:  # others need not hash the table
-            results["data"] = describe_cohort(cohort)
+            results["data"] = cohort.as_dict()
     if workers.count > 1:
         if args.epsilon:
             raise RnagenError(
@@ -5590,10 +5513,11 @@ def run(args: Args) -> None:
     if args.predict:
         results["predict"] = predict(args, experiment, sampler, terminal)
     if args.report or args.report_only:
-        manifest = describe_run(args, workers) | {"data": results["data"], "privacy": sampler and sampler.privacy}
+        guarantee = sampler and sampler.privacy and asdict(sampler.privacy)
+        manifest = describe_run(args, workers) | {"data": results["data"], "privacy": guarantee}
         results["report"] = judge(args, cohort, sampler, manifest, terminal)
     if sampler and sampler.privacy:
-        results["privacy"] = sampler.privacy
+        results["privacy"] = asdict(sampler.privacy)
     if args.results:
         write_json(args.results, describe_run(args, workers) | results)
     workers.gather()  # nobody leaves before the chief has written all
@@ -5622,4 +5546,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     end_on_interrupts()
-    raise SystemExit(main())
+    os._exit(main())  # all is flushed and closed, and to take TensorFlow down would last most of a second
