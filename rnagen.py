@@ -1919,10 +1919,7 @@ class Factors:
 
 
 def truncated_pca(residuals: np.ndarray, latent: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return whitened scores (rows, latent), variances (latent,) and directions (latent, genes) of residuals.
-
-    Components beyond their rank are zero.
-    """
+    """Return whitened scores (rows, latent), variances (latent,), directions (latent, genes), zero beyond the rank."""
     rank = min(latent, *residuals.shape)
     state = sklearn_seed(stream(seed, "principal components"))
     left, singular, directions = sklearn.utils.extmath.randomized_svd(residuals, rank, n_iter=2, random_state=state)
@@ -1973,10 +1970,7 @@ def hold_out_folds(samples: Samples, types: int, latent: int, seed: int) -> list
 
 
 def shrink_to_pooled(squares: np.ndarray, count: int, pooled: np.ndarray) -> np.ndarray:
-    """Return a covariance (d, d), given the sum of squares of count rows, shrunk to a pooled one.
-
-    That counts as d rows (regularised discriminant analysis, Friedman 1989).
-    """
+    """Return a covariance (d, d), of the squares of count rows, shrunk to a pooled one as of d rows (Friedman 1989)."""
     return (squares + len(pooled) * pooled) / (count + len(pooled))
 
 
@@ -2456,10 +2450,9 @@ class Mechanism:
         return sums / patients, sd / patients
 
     def second_moment(self, name: str, rows: np.ndarray) -> tuple[np.ndarray, float]:
-        """Release the mean of x x' (columns, columns), and its noise's sd on the diagonal.
+        """Release the mean of x x' (columns, columns), and its noise's sd on the diagonal, sqrt(2) times any other's.
 
-        Positive semidefinite matrices of Frobenius norm radius^2 are at most sqrt(2) radius^2 apart. Symmetric noise
-        has half that variance beside the diagonal.
+        Positive semidefinite matrices of Frobenius norm radius^2 are at most sqrt(2) radius^2 apart.
         """
         rows, radius = self.clip(name, rows)
         moment, sd = self.release(name, rows.T @ (rows * self.weights[:, None]), math.sqrt(2) * radius**2)
@@ -2564,10 +2557,7 @@ def private_factors(means: np.ndarray, loadings: np.ndarray, variance: np.ndarra
 def release_generator(
     mechanism: Mechanism, training: Cohort, y: np.ndarray, transform: str
 ) -> tuple[Preprocessing, Factors]:
-    """Release all that a generator consists of: scale, directions, and along these the type means and their covariance.
-
-    The directions are those that stand out of the noise in the covariance of the most variable genes.
-    """
+    """Release all that a generator consists of: scale, directions, and along these type means and their covariance."""
     scale, rows = private_scale(mechanism, training, transform)
     genes = np.argsort(-scale.sd, kind="stable")[: math.ceil(VARIABLE_GENES * mechanism.patients * mechanism.mu)]
     moment, sd = mechanism.second_moment("directions", rows[:, genes])
@@ -2647,103 +2637,6 @@ def fit_private(
     return scale, factors, privacy
 
 
-# ---- training a generator: of any kind, from a dataset -----------------------------------------------------------
-
-UNUSED_LATENT = 0.1  # nats of KL per sample below which the latent carries nothing
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Which generator is trained, and how."""
-
-    kind: str = "cvae"
-    latent_dim: int | None = None  # None chooses by held-out likelihood
-    epochs: int = 20
-    batch_size: int = 128
-    private: tuple[Preprocessing, Factors, Privacy] | None = None  # fitted with differential privacy, not a Gaussian
-
-
-class FactorModel(NamedTuple):
-    """Reported once the factor model that a generator of this kind starts from is fitted."""
-
-    kind: str
-    latent_dim: int
-
-
-@dataclass(frozen=True)
-class TrainedGenerator:
-    """A generator and its scale, its metrics by epoch, the epoch that was kept and the seconds that it took."""
-
-    model: Generator
-    preprocessing: Preprocessing
-    history: list[dict[str, float]]
-    epoch: int
-    seconds: float
-    privacy: Privacy | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return its entry in the results."""
-        entry = {"model": self.model.kind, "latent_dim": self.model.latent_dim, "pooled_rows": None}
-        if self.model.kind != "gaussian":
-            entry |= {"pooled_rows": self.model.latent_dim, "epoch": self.epoch}
-        return entry | {"history": self.history, "seconds": self.seconds}
-
-
-def start_network(
-    factors: Factors, samples: Samples, config: ModelConfig, dataset: Dataset, seed: int, workers: Workers
-) -> Trainer:
-    """Return a trainer, on samples, of the network that starts from factors; its rate is planned for all epochs."""
-    fitted, genes = dataset.preprocessing, samples.x.shape[1]
-    network = CVAE(config.kind, factors, fitted.lowest, fitted.unit_scale, stream(seed, "generator weights"))
-    steps = config.epochs * math.ceil(len(samples) / config.batch_size)
-    trainer = Trainer(network, genes, config.batch_size, generator_learning_rate(steps), workers)
-    trainer.start(samples, network.copy_weights(), stream(seed, "generator order"))
-    return trainer
-
-
-def train_generator(
-    config: ModelConfig, dataset: Dataset, seed: int, workers: Workers = ALONE, report: Listener = ignore
-) -> TrainedGenerator:
-    """Train a generator; the validation samples choose the epoch.
-
-    Where no samples are held out for testing, they only find the number of steps, and the generator is trained again
-    for so many on all samples. Reports the factor model, each epoch, and notes as str.
-    """
-    began, scale, privacy = time.perf_counter(), dataset.preprocessing, None
-    everything, validates = not len(dataset.test), len(dataset.validation) > 0
-
-    def fit_to(samples: Samples) -> Factors:
-        return fit_start(config.kind, samples, len(dataset.types), config.latent_dim, seed)
-
-    samples = dataset.all_training() if everything and config.kind == "gaussian" else dataset.train
-    if config.private:
-        scale, factors, privacy = config.private
-    else:
-        factors = fit_to(samples)
-    report(FactorModel("private" if privacy else config.kind, len(factors.loadings)))
-    if not privacy and (small := dataset.types[dataset.counts() <= FEW_SAMPLES]).size:
-        report(f"types with one or two training samples ({list_some(small)}) are given the spread of the others")
-    if config.kind == "gaussian":
-        model = Generator(config.kind, factors, scale.lowest)
-        return TrainedGenerator(model, scale, [], 0, time.perf_counter() - began, privacy)
-    trainer, history, epoch = start_network(factors, samples, config, dataset, seed, workers), [], 0
-    if validates:
-        history, epoch = fit(trainer, config.epochs, dataset.validation, seed, report)
-        epoch = workers.gather(epoch)[0]  # the chief's
-        kl = trainer.network.validate(dataset.validation, seed)["val_kl"]
-        if trainer.network.variational and kl < UNUSED_LATENT:
-            report(f"the latent is unused (KL below {UNUSED_LATENT} nats): samples of a type differ by noise alone")
-    else:
-        report("nothing to validate on: the factor model is taken as it is")
-    if everything and validates:
-        steps, samples = epoch * trainer.steps_per_epoch, dataset.all_training()
-        trainer = start_network(fit_to(samples), samples, config, dataset, seed, workers)
-        if steps:
-            trainer.advance(steps)
-    trainer.network.finish(samples, seed, trained=epoch > 0)
-    return TrainedGenerator(trainer.network, scale, history, epoch, time.perf_counter() - began)
-
-
 # ---- sampling: synthetic samples in the table's units, as tables, from a generator that can be kept ---------------
 
 DRAWN_AHEAD = 2**28  # bytes of blocks under way at most, but two
@@ -2775,19 +2668,19 @@ class SamplingPlan:
     balance: bool = False
 
     def labels(self, types: np.ndarray, counts: np.ndarray, seed: int, purpose: str) -> np.ndarray:
-        """Return a type code for each synthetic sample, given the types and the training samples of each.
-
-        Exact counts come type after type; otherwise each sample's type is uniformly random.
-        """
+        """Return a type code for each synthetic sample: exact counts type after type, otherwise uniformly random."""
         if self.balance:
             return np.repeat(np.arange(len(types)), counts.max() - counts)
         if not self.per_type:
             return stream(seed, f"{purpose} types").integers(len(types), size=self.n_samples)
         names, numbers = zip(*self.per_type, strict=True)
-        known = types.tolist()
-        if unknown := [name for name in names if name not in known]:
+        return np.repeat(pd.Index(types).get_indexer(names), numbers)
+
+    def check(self, types: Iterable[str]) -> None:
+        """Find out whether all types that are asked for are known."""
+        known = sorted(set(types))
+        if unknown := [name for name, _ in self.per_type if name not in known]:
             raise RnagenError(f"--per_type {unknown[0]}: no such type; the types are {', '.join(known)}")
-        return np.repeat([known.index(name) for name in names], numbers)
 
 
 def shard_blocks(rows: int, part: int = 1, parts: int = 1) -> range:
@@ -2806,9 +2699,7 @@ class Sampler:
     types: np.ndarray  # names (types,)
     counts: np.ndarray  # training samples of each type (types,)
     trained_on: str = ""  # fingerprint of their ids
-    likelihoods: np.ndarray | None = (
-        None  # quantiles (101,) of held-out samples' log density under their likeliest type
-    )
+    likelihoods: np.ndarray | None = None  # quantiles (101,) of log density of held-out samples
     privacy: Privacy | None = None
 
     @functools.cached_property
@@ -2850,11 +2741,7 @@ class Sampler:
     def samples_after(
         self, real: Samples, scale: Preprocessing, labels: np.ndarray, seed: int, purpose: str, temperature: float = 1.0
     ) -> Samples:
-        """Return the real samples and then synthetic ones of the given type codes, read back on the same scale.
-
-        They come in one array that is filled block by block and that training can share: there may be no room for
-        another.
-        """
+        """Return the real samples and then synthetic ones of the given type codes, read back, in one array."""
         both = real.with_room(labels)
         for number, block in enumerate(self.draw(labels, seed, purpose, temperature)):
             start = len(real) + number * BLOCK
@@ -2964,10 +2851,7 @@ def write_samples(
     shard: tuple[int, int] = (1, 1),
     report: Listener = ignore,
 ) -> dict[str, Any]:
-    """Draw a synthetic sample for each type code and write it to path; return the entry in the results.
-
-    Of several shards only the one is drawn, with the ids and values that its samples have in the whole.
-    """
+    """Draw a synthetic sample for each type code, or for this shard's, and write them; return the entry in results."""
     start = time.perf_counter()
     write = next(writer for suffix, writer in WRITERS.items() if path.name.endswith(suffix))
     blocks = shard_blocks(len(labels), *shard)
@@ -3105,6 +2989,107 @@ def rebuild_sampler(settings: dict[str, Any], tensors: dict[str, np.ndarray]) ->
     likelihoods = found["likelihoods"] if len(found["likelihoods"]) else None
     privacy = settings["privacy"] and Privacy(**settings["privacy"])
     return Sampler(model, fitted, genes, types, found["counts"], settings["trained_on"], likelihoods, privacy)
+
+
+# ---- training a generator: of any kind, from a dataset -----------------------------------------------------------
+
+UNUSED_LATENT = 0.1  # nats of KL per sample below which the latent carries nothing
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which generator is trained, and how."""
+
+    kind: str = "cvae"
+    latent_dim: int | None = None  # None chooses by held-out likelihood
+    epochs: int = 20
+    batch_size: int = 128
+    private: tuple[Preprocessing, Factors, Privacy] | None = None  # fitted with differential privacy, not a Gaussian
+
+
+class FactorModel(NamedTuple):
+    """Reported once the factor model that a generator of this kind starts from is fitted."""
+
+    kind: str
+    latent_dim: int
+
+
+@dataclass(frozen=True)
+class TrainedGenerator:
+    """A generator, its metrics by epoch, the epoch that was kept and the seconds that it took."""
+
+    sampler: Sampler
+    history: list[dict[str, float]]
+    epoch: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return its entry in the results."""
+        model = self.sampler.model
+        entry = {"model": model.kind, "latent_dim": model.latent_dim, "pooled_rows": None}
+        if model.kind != "gaussian":
+            entry |= {"pooled_rows": model.latent_dim, "epoch": self.epoch}
+        return entry | {"history": self.history, "seconds": self.seconds}
+
+
+def start_network(
+    factors: Factors, samples: Samples, config: ModelConfig, dataset: Dataset, seed: int, workers: Workers
+) -> Trainer:
+    """Return a trainer, on samples, of the network that starts from factors; its rate is planned for all epochs."""
+    fitted, genes = dataset.preprocessing, samples.x.shape[1]
+    network = CVAE(config.kind, factors, fitted.lowest, fitted.unit_scale, stream(seed, "generator weights"))
+    steps = config.epochs * math.ceil(len(samples) / config.batch_size)
+    trainer = Trainer(network, genes, config.batch_size, generator_learning_rate(steps), workers)
+    trainer.start(samples, network.copy_weights(), stream(seed, "generator order"))
+    return trainer
+
+
+def train_generator(
+    config: ModelConfig, dataset: Dataset, seed: int, workers: Workers = ALONE, report: Listener = ignore
+) -> TrainedGenerator:
+    """Train a generator; the validation samples choose the epoch.
+
+    Where no samples are held out for testing, they only find the number of steps, and the generator is trained again
+    for so many on all samples. Reports the factor model, each epoch, and notes as str.
+    """
+    began, scale, privacy = time.perf_counter(), dataset.preprocessing, None
+    everything, validates, history, epoch = not len(dataset.test), len(dataset.validation) > 0, [], 0
+
+    def fit_to(samples: Samples) -> Factors:
+        return fit_start(config.kind, samples, len(dataset.types), config.latent_dim, seed)
+
+    def finish(model: Generator) -> TrainedGenerator:
+        trained_on = "" if privacy else dataset.trained_on  # a fingerprint would break the guarantee
+        names = (dataset.genes, dataset.types, dataset.counts())
+        sampler = Sampler(model, scale, *names, trained_on, privacy=privacy)
+        return TrainedGenerator(sampler, history, epoch, time.perf_counter() - began)
+
+    samples = dataset.all_training() if everything and config.kind == "gaussian" else dataset.train
+    if config.private:
+        scale, factors, privacy = config.private
+    else:
+        factors = fit_to(samples)
+    report(FactorModel("private" if privacy else config.kind, len(factors.loadings)))
+    if not privacy and (small := dataset.types[dataset.counts() <= FEW_SAMPLES]).size:
+        report(f"types with one or two training samples ({list_some(small)}) are given the spread of the others")
+    if config.kind == "gaussian":
+        return finish(Generator(config.kind, factors, scale.lowest))
+    trainer = start_network(factors, samples, config, dataset, seed, workers)
+    if validates:
+        history, epoch = fit(trainer, config.epochs, dataset.validation, seed, report)
+        epoch = workers.gather(epoch)[0]  # the chief's
+        kl = trainer.network.validate(dataset.validation, seed)["val_kl"]
+        if trainer.network.variational and kl < UNUSED_LATENT:
+            report(f"the latent is unused (KL below {UNUSED_LATENT} nats): samples of a type differ by noise alone")
+    else:
+        report("nothing to validate on: the factor model is taken as it is")
+    if everything and validates:
+        steps, samples = epoch * trainer.steps_per_epoch, dataset.all_training()
+        trainer = start_network(fit_to(samples), samples, config, dataset, seed, workers)
+        if steps:
+            trainer.advance(steps)
+    trainer.network.finish(samples, seed, trained=epoch > 0)
+    return finish(trainer.network)
 
 
 # ---- experiment: arms that differ in their rows alone, several trainings each, scored on the same test samples ----
@@ -3285,13 +3270,10 @@ class Experiment:
     # predicted codes (trainings, stops, test samples), after classifier_epochs, then for a plot after 1 to PLOT_EPOCHS
     arms: dict[str, np.ndarray] = field(default_factory=dict)
 
-    @functools.cached_property
+    @property
     def sampler(self) -> Sampler:
         """What draws from the generator."""
-        data, trained = self.dataset, self.trained
-        trained_on = "" if trained.privacy else data.trained_on  # a fingerprint would break the guarantee
-        names = (data.genes, data.types, data.counts())
-        return Sampler(trained.model, trained.preprocessing, *names, trained_on, privacy=trained.privacy)
+        return self.trained.sampler
 
     def sampler_of(self, factors: Factors) -> Sampler:
         """Return what draws from a factor model instead."""
@@ -3299,8 +3281,8 @@ class Experiment:
 
     def fit_factors(self, samples: Samples) -> Factors:
         """Fit the factor model that the generator started from to other samples."""
-        kind = "gaussian" if self.trained.model.kind == "gaussian" else "cvae"
-        latent = min(self.trained.model.latent_dim, *samples.x.shape)
+        kind = "gaussian" if self.sampler.model.kind == "gaussian" else "cvae"
+        latent = min(self.sampler.model.latent_dim, *samples.x.shape)
         return fit_start(kind, samples, len(self.dataset.types), latent, self.seed)
 
 
@@ -3324,10 +3306,9 @@ def run_experiment(
     workers: Workers = ALONE,
     report: Listener = ignore,
 ) -> Experiment:
-    """Train the classifier without synthetic samples, a generator, and the classifier with its samples, and compare.
+    """Train the classifier without synthetic samples, a generator, and the classifier with its samples; report each.
 
-    Every training draws synthetic samples, and copies for the control, of its own. Reports each part as it begins and
-    each result as it is there.
+    Every training draws synthetic samples, and copies for the control, of its own.
     """
     train, n_real, counts = dataset.train, len(dataset.train), dataset.counts()
     labels = [plan.labels(dataset.types, counts, seed, f"training {n}") for n in range(config.trainings)]
@@ -3637,7 +3618,7 @@ def classifier_fits(experiment: Experiment) -> dict[str, Callable[[TrainingRows]
         f"LDA{WITH_SYNTHETIC}": lambda rows: lda(rows.with_synthetic),
         "Bayes rule": lambda rows: rows.factors,
         NETWORK_ALONE: lambda rows: network(rows.real, len(rows.real)),
-        f"this {experiment.trained.model.kind}": lambda rows: network(rows.with_synthetic, len(rows.real)),
+        f"this {experiment.sampler.model.kind}": lambda rows: network(rows.with_synthetic, len(rows.real)),
     }
 
 
@@ -3662,10 +3643,7 @@ class Comparison(NamedTuple):
 
 
 def verdict(comparison: Comparison) -> str:
-    """Say whether synthetic rows helped the network, whether they beat real rows alone, and which classifier to use.
-
-    The scores on inner folds decide which one to use unless the difference on test samples does.
-    """
+    """Say whether synthetic rows helped the network, whether they beat real rows alone, and which classifier to use."""
     _, _, fold_scores, alone, synthetic, helped, difference = comparison
     if any(map(math.isnan, fold_scores.values())):
         return f"Training samples are too few to tell which classifier is best. Use {alone} here."
@@ -3713,7 +3691,7 @@ def mean_scores(scores: Sequence[dict[str, float]]) -> dict[str, float]:
 def predict_split(experiment: Experiment) -> SplitComparison:
     """Have strong classifiers, fitted without and with synthetic samples, predict beside all arms of an experiment."""
     train, test, arms = experiment.dataset.train, experiment.dataset.test, experiment.arms
-    ours = f"this {experiment.trained.model.kind}"
+    ours = f"this {experiment.sampler.model.kind}"
     predicted = {name: arms[name][:, 0] for name in ("real", NETWORK_ALONE, CONTROL, "SMOTE", "gaussian")}
     predicted[ours] = arms["augmented"][:, 0]
     fits, rows = classifier_fits(experiment), fit_rows(experiment, train, experiment.sampler)
@@ -5346,12 +5324,12 @@ def train(
     heat = args.temperature or TRAINING_TEMPERATURE
     epochs = args.classifier_epochs if args.test_fraction else PLOT_EPOCHS  # of the network that --predict may choose
     config = ExperimentConfig(epochs, args.trainings, heat, args.compare, args.plot is not None)
-    model = model_config(args, cohort, terminal)
 
     def split(seed: int) -> Dataset:
         return prepare_dataset(cohort, args.test_fraction, args.transform, seed, args.train_per_type)
 
     dataset = split(args.seed)
+    model = model_config(args, cohort, terminal)
     terminal.print(*format_dataset(dataset, cohort, args))
     if not len(dataset.validation):
         terminal.warn("too few training samples to set any aside: val_ figures are of the training samples themselves")
@@ -5502,6 +5480,7 @@ def run(args: Args) -> None:
     if args.check:
         terminal.print(*format_check(cohort, args.transform))
     plan = SamplingPlan(args.n_samples, tuple(args.per_type or ()), args.balance)
+    plan.check((sampler or cohort).types)
     if trains:
         experiment, found = train(args, cohort, plan, workers, terminal)
         sampler = experiment.sampler

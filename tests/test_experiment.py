@@ -224,7 +224,7 @@ def test_rows_of_a_type_lie_nearest_its_real_rows(kind: str, tmp_path: Path) -> 
     rnagen.start_tensorflow()
     trained = rnagen.train_generator(rnagen.ModelConfig(kind, 4, 25, 32), dataset, 1)
     assert len(trained.history) == (0 if kind == "gaussian" else 25)
-    sampler = rnagen.Sampler(trained.model, dataset.preprocessing, dataset.genes, dataset.types, dataset.counts())
+    sampler = trained.sampler
     labels = rnagen.SamplingPlan(600).labels(sampler.types, sampler.counts, 1, "output")
     drawn = np.concatenate(list(sampler.draw(labels, 1, "output")))
     assert drawn.shape == (600, 20)

@@ -374,3 +374,12 @@ def test_patients_of_the_public_table_are_told_by_group_regex(tmp_path: Path) ->
     keep = ("--test_fraction", 0, "--save_model", tmp_path / "model.safetensors")
     line = call("--rnaseq", path, *PRIVATE, "--public", public, *BY_PATIENT, *keep).error(1)
     assert "has 6 samples or patients of the private table (0-P0, 0-P0-0" in line
+
+
+def test_an_unknown_type_is_found_before_anything_is_fitted(tmp_path: Path) -> None:
+    table = cohort(2000)
+    path = write_cohort(tmp_path / "table.tsv", table, table.expression)
+    keep = ("--test_fraction", 0, "--per_type", "nowhere=3", "--output", tmp_path / "drawn.tsv")
+    run = call("--rnaseq", path, *PRIVATE, *BY_PATIENT, *keep)
+    assert "--per_type nowhere: no such type" in run.error(1)
+    assert "Privacy:" not in run.out
