@@ -3092,6 +3092,97 @@ def train_generator(
     return finish(trainer.network)
 
 
+# ---- inference: how sure a gain is, knowing the noise of trainings, of test samples and of splits ----------------
+
+MIN_REPEATS_FOR_P = 5  # fewer splits say too little of their own spread for a p-value
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Mean gain, a fraction (0.03 is 3 points), its 95% interval and two-sided p-value; None where unknown."""
+
+    mean: float
+    interval: tuple[float, float] | None
+    p_value: float | None = None
+
+
+def balanced_weights(y: np.ndarray) -> np.ndarray:
+    """Return the weight of each row (rows,), which sum to 1, in balanced accuracy over the types that occur."""
+    counts = np.bincount(y)
+    return 1 / (np.count_nonzero(counts) * counts[y])
+
+
+def noise_of_samples(gains: np.ndarray, test: Samples, weights: np.ndarray) -> tuple[float, float]:
+    """Return the variance of the mean gain that is due to which samples are tested, and its degrees of freedom.
+
+    gains is (trainings, rows), weights (rows,) sum to 1. Groups of rows are drawn within types, as the split draws
+    them: only what differs between groups of a type is noise. A type of one test group is held against the mean of all.
+    What would differ if trained again is subtracted, since it is in the variance between trainings too. What is left is
+    at least the variance of one group on which the arms differ in one training: few samples may have none by chance.
+    """
+    trainings, y = len(gains), test.y
+    _, first, group = np.unique(test.groups, return_index=True, return_inverse=True)
+    group_type, counts = y[first], np.bincount(y)
+    n_groups = np.bincount(group_type, minlength=len(counts))  # of each type
+    type_gain = np.stack([np.bincount(y, gain) / np.maximum(counts, 1) for gain in gains])  # (trainings, types)
+    type_gain[:, n_groups < 2] = (gains @ weights)[:, None]
+    deviation = weights * (gains - type_gain[:, y])
+    by_group = np.stack([np.bincount(group, row) for row in deviation])  # (trainings, groups)
+    bessel = np.where(n_groups < 2, 1, n_groups / np.maximum(n_groups - 1, 1))[group_type]
+    mean = by_group.mean(axis=0)
+    variance = bessel @ mean**2
+    retrained = bessel @ ((by_group - mean) ** 2).sum(axis=0) / (trainings * max(trainings - 1, 1))
+    squared_weight = np.bincount(group, weights) ** 2
+    by_type = np.bincount(group_type, squared_weight, minlength=len(n_groups))  # variance, were all groups alike
+    freedom = by_type.sum() ** 2 / (by_type**2 / np.maximum(n_groups - 1, 1)).sum()
+    return max(float(variance - retrained), float(squared_weight.mean()) / trainings**2), float(freedom)
+
+
+def gain_interval(
+    correct: np.ndarray, control: np.ndarray, test: Samples, balanced: bool = False, trained: bool = True
+) -> Gain:
+    """Return the mean gain in accuracy of one arm over another on one split, and the interval of the expected gain.
+
+    correct and control (trainings, test rows) say where an arm was right; training i of both has the same weights and
+    order. An arm without trainings may be (1, rows); trained is False where neither has any. Trainings and groups are
+    crossed random effects. Of each the half width is Student's t times the standard error, and the squares add up
+    (Banerjee 1960), which holds at least 95% of normal means; with Satterthwaite's degrees of freedom it is 87% at two
+    trainings. One does not tell its noise: no interval.
+    """
+    gains = np.atleast_2d(correct).astype(float) - np.atleast_2d(control)
+    weights = balanced_weights(test.y) if balanced else np.full(len(test), 1 / len(test))
+    by_training = gains @ weights
+    mean, trainings = float(by_training.mean()), len(gains)
+    if trained and trainings == 1:
+        return Gain(mean, None)
+    variance, freedom = noise_of_samples(gains, test, weights)
+    squared = scipy.stats.t.ppf(0.975, freedom) ** 2 * variance
+    if trained:
+        squared += scipy.stats.t.ppf(0.975, trainings - 1) ** 2 * by_training.var(ddof=1) / trainings
+    half = math.sqrt(squared)
+    return Gain(mean, (max(mean - half, -1.0), min(mean + half, 1.0)))
+
+
+def between_splits(gains: np.ndarray, test_fraction: float) -> Gain:
+    """Return mean, interval and p-value of the gains (repeats,) found on repeated random splits.
+
+    The splits share samples, so that their gains are correlated, by about test_fraction: Nadeau and Bengio (2003) add
+    n_test / n_train to 1 / repeats. Training samples excluded by a limit per type count as n_train: they are drawn
+    anew. Gains that are all the same, but not 0, have neither interval nor p-value.
+    """
+    repeats, mean = len(gains), float(np.mean(gains))
+    tested = repeats >= MIN_REPEATS_FOR_P
+    if repeats < 2:
+        return Gain(mean, None)
+    if np.ptp(gains) < 1e-9:
+        none = abs(mean) < 1e-9
+        return Gain(mean, (mean, mean) if none else None, 1.0 if none and tested else None)
+    error = math.sqrt((1 / repeats + test_fraction / (1 - test_fraction)) * np.var(gains, ddof=1))
+    half = scipy.stats.t.ppf(0.975, repeats - 1) * error
+    p_value = float(2 * scipy.stats.t.sf(abs(mean) / error, repeats - 1))
+    return Gain(mean, (max(mean - half, -1.0), min(mean + half, 1.0)), p_value if tested else None)
+
+
 # ---- experiment: arms that differ in their rows alone, several trainings each, scored on the same test samples ----
 
 PLOT_EPOCHS = 20
@@ -3257,9 +3348,43 @@ def draw_smote(real: Samples, labels: np.ndarray, n_types: int, rng: np.random.G
     return both
 
 
+class Split(NamedTuple):
+    """What the arms, and classifiers if compared, predicted of one split's test samples."""
+
+    test: Samples  # without genes
+    arms: dict[str, np.ndarray]  # codes (trainings, stops, test samples); stops: classifier_epochs, 1 to PLOT_EPOCHS
+    n_synthetic: int
+    fitted_once: tuple[str, ...] = ()  # arms without trainings or stops
+    fold_scores: dict[str, float] | None = None  # of classifiers on inner folds
+
+    @property
+    def published(self) -> dict[str, str]:
+        """The arms of the original experiment, and its control, by their keys in the results."""
+        return {"real": "real", "same_steps": CONTROL, "augmented": next(arm for arm in self.arms if "this " in arm)}
+
+    def accuracies(self, arm: str) -> np.ndarray:
+        """Return the accuracies (trainings, stops) of an arm."""
+        return (self.arms[arm] == self.test.y).mean(axis=2)
+
+    def gain(self, arm: str, over: str, balanced: bool) -> Gain:
+        """Return what one arm gains over another after classifier_epochs."""
+        right, other = (self.arms[one][:, 0] == self.test.y for one in (arm, over))
+        return gain_interval(right, other, self.test, balanced, trained=not {arm, over} <= {*self.fitted_once})
+
+    def accuracy(self) -> dict[str, Any]:
+        """Return the entry `accuracy` in the results, with the interval of this one split."""
+        scores = {key: Scores.of(self.accuracies(arm)[:, 0])._asdict() for key, arm in self.published.items()}
+        gain = self.gain(self.published["augmented"], CONTROL, balanced=False)
+        return scores | {"gain": {"mean": gain.mean, "interval": gain.interval}}
+
+    def curves(self) -> np.ndarray:
+        """Return the accuracies (epochs, real / control / augmented, trainings) after 1 to PLOT_EPOCHS epochs."""
+        return np.stack([self.accuracies(arm)[:, 1 : 1 + PLOT_EPOCHS].T for arm in self.published.values()], axis=1)
+
+
 @dataclass(frozen=True)
 class Experiment:
-    """What one split has shown: the generator, and what each arm predicted of the test samples, if there are any."""
+    """What one split has shown: the generator, and what was predicted of the test samples, if there are any."""
 
     dataset: Dataset
     config: ExperimentConfig
@@ -3267,8 +3392,7 @@ class Experiment:
     trained: TrainedGenerator
     labels: np.ndarray  # type codes of the synthetic samples of the first training
     sampling: Sampling | None = None
-    # predicted codes (trainings, stops, test samples), after classifier_epochs, then for a plot after 1 to PLOT_EPOCHS
-    arms: dict[str, np.ndarray] = field(default_factory=dict)
+    split: Split | None = None
 
     @property
     def sampler(self) -> Sampler:
@@ -3317,7 +3441,6 @@ def run_experiment(
     epochs = [config.classifier_epochs, *range(1, PLOT_EPOCHS * config.plot + 1)]
     own_stops = [epoch * math.ceil(n_real / CLASSIFIER_BATCH) for epoch in epochs]
     stops = [epoch * math.ceil((n_real + n_synthetic) / CLASSIFIER_BATCH) for epoch in epochs]
-    same_steps = stops[:1] if config.compare else []
 
     def finish(name: str, wait: Callable[[], tuple[np.ndarray, float]]) -> np.ndarray:
         predicted, loss = wait()
@@ -3332,7 +3455,7 @@ def run_experiment(
         return experiment.sampler.samples_after(train, dataset.preprocessing, *drawn)
 
     report(Started("real"))
-    real = finish("real", classifiers.start(lambda number: train, own_stops + same_steps, report))
+    real = finish("real", classifiers.start(lambda number: train, own_stops + stops[: config.compare], report))
     control = classifiers.start(draw_control, stops)  # meanwhile, since it needs no generator
     report(Started(model.kind))
     trained = train_generator(model, dataset, seed, workers, report)
@@ -3348,104 +3471,14 @@ def run_experiment(
 
     report(Started("augmented", dataset.n_training, n_synthetic))
     augmented = classifiers.start(lambda n: draw_synthetic(n) if n else first.pop(), stops, report)
-    arms = {"real": real, "augmented": finish("augmented", augmented), CONTROL: control()[0]}
+    ours = {f"this {model.kind}": finish("augmented", augmented)}
+    arms = {"real": real} | ({NETWORK_ALONE: real[:, -1:]} if config.compare else {}) | {CONTROL: control()[0]}
     if config.compare:
-        arms[NETWORK_ALONE] = real[:, -1:]
         peers = draw_peers(experiment, labels)
-        waiting = {name: classifiers.start(draw_rows, same_steps) for name, draw_rows in peers.items()}
+        waiting = {name: classifiers.start(draw_rows, stops[:1]) for name, draw_rows in peers.items()}
         arms |= {name: wait()[0] for name, wait in waiting.items()}
-    return replace(experiment, sampling=sampling, arms=arms)
-
-
-# ---- inference: how sure a gain is, knowing the noise of trainings, of test samples and of splits ----------------
-
-MIN_REPEATS_FOR_P = 5  # fewer splits say too little of their own spread for a p-value
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Mean gain, a fraction (0.03 is 3 points), its 95% interval and two-sided p-value; None where unknown."""
-
-    mean: float
-    interval: tuple[float, float] | None
-    p_value: float | None = None
-
-
-def balanced_weights(y: np.ndarray) -> np.ndarray:
-    """Return the weight of each row (rows,), which sum to 1, in balanced accuracy over the types that occur."""
-    counts = np.bincount(y)
-    return 1 / (np.count_nonzero(counts) * counts[y])
-
-
-def noise_of_samples(gains: np.ndarray, test: Samples, weights: np.ndarray) -> tuple[float, float]:
-    """Return the variance of the mean gain that is due to which samples are tested, and its degrees of freedom.
-
-    gains is (trainings, rows), weights (rows,) sum to 1. Groups of rows are drawn within types, as the split draws
-    them: only what differs between groups of a type is noise. A type of one test group is held against the mean of all.
-    What would differ if trained again is subtracted, since it is in the variance between trainings too. What is left is
-    at least the variance of one group on which the arms differ in one training: few samples may have none by chance.
-    """
-    trainings, y = len(gains), test.y
-    _, first, group = np.unique(test.groups, return_index=True, return_inverse=True)
-    group_type, counts = y[first], np.bincount(y)
-    n_groups = np.bincount(group_type, minlength=len(counts))  # of each type
-    type_gain = np.stack([np.bincount(y, gain) / np.maximum(counts, 1) for gain in gains])  # (trainings, types)
-    type_gain[:, n_groups < 2] = (gains @ weights)[:, None]
-    deviation = weights * (gains - type_gain[:, y])
-    by_group = np.stack([np.bincount(group, row) for row in deviation])  # (trainings, groups)
-    bessel = np.where(n_groups < 2, 1, n_groups / np.maximum(n_groups - 1, 1))[group_type]
-    mean = by_group.mean(axis=0)
-    variance = bessel @ mean**2
-    retrained = bessel @ ((by_group - mean) ** 2).sum(axis=0) / (trainings * max(trainings - 1, 1))
-    squared_weight = np.bincount(group, weights) ** 2
-    by_type = np.bincount(group_type, squared_weight, minlength=len(n_groups))  # variance, were all groups alike
-    freedom = by_type.sum() ** 2 / (by_type**2 / np.maximum(n_groups - 1, 1)).sum()
-    return max(float(variance - retrained), float(squared_weight.mean()) / trainings**2), float(freedom)
-
-
-def gain_interval(
-    correct: np.ndarray, control: np.ndarray, test: Samples, balanced: bool = False, trained: bool = True
-) -> Gain:
-    """Return the mean gain in accuracy of one arm over another on one split, and the interval of the expected gain.
-
-    correct and control (trainings, test rows) say where an arm was right; training i of both has the same weights and
-    order. An arm without trainings may be (1, rows); trained is False where neither has any. Trainings and groups are
-    crossed random effects. Of each the half width is Student's t times the standard error, and the squares add up
-    (Banerjee 1960), which holds at least 95% of normal means; with Satterthwaite's degrees of freedom it is 87% at two
-    trainings. One does not tell its noise: no interval.
-    """
-    gains = np.atleast_2d(correct).astype(float) - np.atleast_2d(control)
-    weights = balanced_weights(test.y) if balanced else np.full(len(test), 1 / len(test))
-    by_training = gains @ weights
-    mean, trainings = float(by_training.mean()), len(gains)
-    if trained and trainings == 1:
-        return Gain(mean, None)
-    variance, freedom = noise_of_samples(gains, test, weights)
-    squared = scipy.stats.t.ppf(0.975, freedom) ** 2 * variance
-    if trained:
-        squared += scipy.stats.t.ppf(0.975, trainings - 1) ** 2 * by_training.var(ddof=1) / trainings
-    half = math.sqrt(squared)
-    return Gain(mean, (max(mean - half, -1.0), min(mean + half, 1.0)))
-
-
-def between_splits(gains: np.ndarray, test_fraction: float) -> Gain:
-    """Return mean, interval and p-value of the gains (repeats,) found on repeated random splits.
-
-    The splits share samples, so that their gains are correlated, by about test_fraction: Nadeau and Bengio (2003) add
-    n_test / n_train to 1 / repeats. Training samples excluded by a limit per type count as n_train: they are drawn
-    anew. Gains that are all the same, but not 0, have neither interval nor p-value.
-    """
-    repeats, mean = len(gains), float(np.mean(gains))
-    tested = repeats >= MIN_REPEATS_FOR_P
-    if repeats < 2:
-        return Gain(mean, None)
-    if np.ptp(gains) < 1e-9:
-        none = abs(mean) < 1e-9
-        return Gain(mean, (mean, mean) if none else None, 1.0 if none and tested else None)
-    error = math.sqrt((1 / repeats + test_fraction / (1 - test_fraction)) * np.var(gains, ddof=1))
-    half = scipy.stats.t.ppf(0.975, repeats - 1) * error
-    p_value = float(2 * scipy.stats.t.sf(abs(mean) / error, repeats - 1))
-    return Gain(mean, (max(mean - half, -1.0), min(mean + half, 1.0)), p_value if tested else None)
+    split = Split(replace(dataset.test, x=dataset.test.x[:, :0].copy()), arms | ours, n_synthetic)
+    return replace(experiment, sampling=sampling, split=split)
 
 
 # ---- classifiers: strong ones that need no training by steps, and the choice among all on inner folds ------------
@@ -3667,20 +3700,15 @@ def verdict(comparison: Comparison) -> str:
     return f"{network}. {best}. {use}."
 
 
-class SplitComparison(NamedTuple):
-    """What classifiers predicted of one split's test samples, and their scores on inner folds."""
-
-    predicted: dict[str, np.ndarray]  # type codes (trainings, test samples)
-    fold_scores: dict[str, float]
-    test: Samples  # without genes
-    ours: str  # the network with synthetic samples, if any were
-    fitted_once: frozenset[str]  # those that need no training by steps
-
-    def gain(self, name: str, over: str) -> Gain:
-        """Return what one classifier gains over another."""
-        trained = not {name, over} <= self.fitted_once
-        right, other = (self.predicted[one] == self.test.y for one in (name, over))
-        return gain_interval(right, other, self.test, balanced=True, trained=trained)
+def predict_test_samples(experiment: Experiment) -> Split:
+    """Have strong classifiers, fitted without and with synthetic samples, predict beside all arms of an experiment."""
+    train, test, split = experiment.dataset.train, experiment.dataset.test, experiment.split
+    fits, rows = classifier_fits(experiment), fit_rows(experiment, train, experiment.sampler)
+    once = tuple(name for name in fits if name not in split.arms)
+    arms = split.arms | {name: fits[name](rows).predict(test.x).argmax(axis=1)[None, None] for name in once}
+    make_rows = functools.partial(fit_rows, experiment)
+    fold_scores = choose_best_on_inner_folds(fits, train, experiment.seed, make_rows)
+    return split._replace(arms=arms, fitted_once=once, fold_scores=fold_scores)
 
 
 def mean_scores(scores: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -3688,72 +3716,26 @@ def mean_scores(scores: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([one[name] for one in scores])) for name in scores[0]}
 
 
-def predict_split(experiment: Experiment) -> SplitComparison:
-    """Have strong classifiers, fitted without and with synthetic samples, predict beside all arms of an experiment."""
-    train, test, arms = experiment.dataset.train, experiment.dataset.test, experiment.arms
-    ours = f"this {experiment.sampler.model.kind}"
-    predicted = {name: arms[name][:, 0] for name in ("real", NETWORK_ALONE, CONTROL, "SMOTE", "gaussian")}
-    predicted[ours] = arms["augmented"][:, 0]
-    fits, rows = classifier_fits(experiment), fit_rows(experiment, train, experiment.sampler)
-    fitted_once = frozenset(fits) - frozenset(predicted)
-    for name in (name for name in fits if name in fitted_once):
-        predicted[name] = fits[name](rows).predict(test.x).argmax(axis=1)[None]
-    make_rows = functools.partial(fit_rows, experiment)
-    fold_scores = choose_best_on_inner_folds(fits, train, experiment.seed, make_rows)
-    ours *= len(experiment.labels) > 0
-    labelled = Samples(test.x[:, :0], test.y, test.groups)  # of which no more is needed
-    return SplitComparison(predicted, fold_scores, labelled, ours, fitted_once)
-
-
-def compare_classifiers(splits: Sequence[SplitComparison], test_fraction: float) -> Comparison:
+def compare_classifiers(splits: Sequence[Split], test_fraction: float) -> Comparison:
     """Compare classifiers over all splits; intervals are of the one split, or between several."""
 
-    def gain(name: str, over: str) -> Gain:
-        gains = [split.gain(name, over) for split in splits]
+    def gain(arm: str, over: str) -> Gain:
+        gains = [split.gain(arm, over, balanced=True) for split in splits]
         return gains[0] if len(gains) == 1 else between_splits(np.array([one.mean for one in gains]), test_fraction)
 
-    names, ours = splits[0].predicted, splits[0].ours
+    arms = splits[0].arms
     scores = {
-        name: mean_scores([score_predictions(one, split.test.y) for split in splits for one in split.predicted[name]])
-        for name in names
+        arm: mean_scores([score_predictions(one[0], split.test.y) for split in splits for one in split.arms[arm]])
+        for arm in arms
     }
     on_folds = mean_scores([split.fold_scores for split in splits])
     fold_scores = dict(sorted(on_folds.items(), key=lambda item: -item[1]))
-    with_synthetic = [name for name in fold_scores if name.endswith(WITH_SYNTHETIC) or name.startswith("this ")]
-    alone = next(name for name in fold_scores if name not in with_synthetic)
-    synthetic = next(iter(with_synthetic), "")
-    found = (gain(ours, CONTROL), gain(synthetic, alone)) if ours else (None, None)
-    return Comparison(scores, {name: gain(name, CONTROL) for name in names}, fold_scores, alone, synthetic, *found)
-
-
-class Summary(NamedTuple):
-    """What one experiment comes to: accuracy of its arms, the gain over the control, curves and comparison if asked."""
-
-    real: Scores
-    same_steps: Scores
-    augmented: Scores
-    gain: Gain
-    curves: np.ndarray | None  # accuracies (epochs 1 to PLOT_EPOCHS, real / control / augmented, trainings)
-    comparison: SplitComparison | None
-
-    def accuracy(self) -> dict[str, Any]:
-        """Return the entry `accuracy` in the results."""
-        scores = {name: getattr(self, name)._asdict() for name in ("real", "same_steps", "augmented")}
-        return scores | {"gain": {"mean": self.gain.mean, "interval": self.gain.interval}}
-
-
-def summarise(experiment: Experiment) -> Summary:
-    """Score the arms of an experiment, with the interval of this one split, and compare classifiers if asked."""
-    test, config = experiment.dataset.test, experiment.config
-    arms = [experiment.arms[name] == test.y for name in ("real", CONTROL, "augmented")]
-    real, control, augmented = (arm[:, 0] for arm in arms)
-    curves = [arm[:, 1 : 1 + PLOT_EPOCHS].mean(axis=2).T for arm in arms]  # (epochs, trainings)
-    return Summary(
-        *(Scores.of(correct.mean(axis=1)) for correct in (real, control, augmented)),
-        gain_interval(augmented, control, test),
-        np.stack(curves, axis=1) if config.plot else None,
-        predict_split(experiment) if config.compare else None,
-    )
+    with_synthetic = [arm for arm in fold_scores if arm.endswith(WITH_SYNTHETIC) or arm.startswith("this ")]
+    alone = next(arm for arm in fold_scores if arm not in with_synthetic)
+    synthetic, found = next(iter(with_synthetic), ""), (None, None)
+    if splits[0].n_synthetic:
+        found = gain(splits[0].published["augmented"], CONTROL), gain(synthetic, alone)
+    return Comparison(scores, {arm: gain(arm, CONTROL) for arm in arms}, fold_scores, alone, synthetic, *found)
 
 
 def accuracy_by_epoch(repeats: Sequence[np.ndarray], test_fraction: float) -> list[dict[str, float]]:
@@ -5134,18 +5116,17 @@ def format_dataset(dataset: Dataset, cohort: Cohort, args: Args) -> list[str]:
     return lines
 
 
-def format_accuracy(summary: Summary) -> list[str]:
+def format_accuracy(accuracy: dict[str, Any]) -> list[str]:
     """Return what synthetic samples changed, then the control and the interval of this one split."""
-    real, control, augmented = summary.real.mean, summary.same_steps.mean, summary.augmented.mean
+    real, control, augmented, gain = (one["mean"] for one in accuracy.values())
     change = f"{(augmented - real) / real:+.2%}" if real else "n/a"
     interval = "The interval of that gain is unavailable: one training does not tell its noise (--trainings)"
-    if summary.gain.interval:
-        low, high = (100 * end for end in summary.gain.interval)
+    if accuracy["gain"]["interval"]:
+        low, high = (100 * end for end in accuracy["gain"]["interval"])
         interval = f"95% interval of that gain, on this one split: {low:+.2f} to {high:+.2f} points"
-    gain = f"synthetic data adds {100 * summary.gain.mean:+.2f} points"
     return [
         f"Test accuracy change: {change} ({real:.4f} -> {augmented:.4f})",
-        f"Same training steps on real data alone: {control:.4f} ({gain})",
+        f"Same training steps on real data alone: {control:.4f} (synthetic data adds {100 * gain:+.2f} points)",
         interval,
     ]
 
@@ -5276,27 +5257,28 @@ def model_config(args: Args, cohort: Cohort, terminal: Terminal) -> ModelConfig:
     return ModelConfig(args.model, args.latent_dim, args.epochs, args.batch_size, private)
 
 
-def combine_splits(args: Args, cohort: Cohort, summaries: list[Summary], terminal: Terminal) -> dict[str, Any]:
+def combine_splits(args: Args, cohort: Cohort, splits: list[Split], terminal: Terminal) -> dict[str, Any]:
     """Print and draw what the splits come to together: gain, comparison and curves; return the results."""
-    results = {"accuracy": summaries[0].accuracy()}
+    accuracies = [split.accuracy() for split in splits]
+    results = {"accuracy": accuracies[0]}
     if args.repeats > 1:
-        gain = between_splits(np.array([one.gain.mean for one in summaries]), args.test_fraction)
+        gain = between_splits(np.array([one["gain"]["mean"] for one in accuracies]), args.test_fraction)
         chance = f", p {format_p_value(gain.p_value)}" * (gain.p_value is not None)
         terminal.print(
             f"Over {args.repeats} splits synthetic data adds {in_points(gain)} points of accuracy{chance}",
             "(95% interval between splits, corrected for the samples that they share)",
         )
         entry = {"measure": "accuracy", **asdict(gain)}
-        results["repeats"] = {"n": args.repeats, "accuracy": [one.accuracy() for one in summaries], "gain": entry}
+        results["repeats"] = {"n": args.repeats, "accuracy": accuracies, "gain": entry}
     if args.compare:
-        comparison = compare_classifiers([one.comparison for one in summaries], args.test_fraction)
+        comparison = compare_classifiers(splits, args.test_fraction)
         words = verdict(comparison)
         terminal.print(*format_comparison(comparison, words, args.repeats))
         gains = {name: {"measure": "balanced_accuracy", **asdict(gain)} for name, gain in comparison.gains.items()}
         results["compare"] = [{"name": name, **comparison.scores[name], "gain": gains[name]} for name in gains]
         results |= {"inner_folds": comparison.fold_scores, "verdict": words}
     if args.plot:
-        table = results["plot"] = accuracy_by_epoch([one.curves for one in summaries], args.test_fraction)
+        table = results["plot"] = accuracy_by_epoch([split.curves() for split in splits], args.test_fraction)
         terminal.print("\nPlot test accuracy using models trained with and without synthetic data:")
         terminal.print("training time: before vs after")
         for row in table:
@@ -5325,10 +5307,13 @@ def train(
     epochs = args.classifier_epochs if args.test_fraction else PLOT_EPOCHS  # of the network that --predict may choose
     config = ExperimentConfig(epochs, args.trainings, heat, args.compare, args.plot is not None)
 
-    def split(seed: int) -> Dataset:
+    def prepare(seed: int) -> Dataset:
         return prepare_dataset(cohort, args.test_fraction, args.transform, seed, args.train_per_type)
 
-    dataset = split(args.seed)
+    def find_split(experiment: Experiment) -> Split:
+        return predict_test_samples(experiment) if args.compare else experiment.split
+
+    dataset = prepare(args.seed)
     model = model_config(args, cohort, terminal)
     terminal.print(*format_dataset(dataset, cohort, args))
     if not len(dataset.validation):
@@ -5345,17 +5330,16 @@ def train(
             terminal.print(f"Fitted and trained again on all {dataset.n_training} samples, {steps}")
         return Experiment(dataset, config, args.seed, trained, labels), results | {"generator": trained.as_dict()}
     experiment = run_experiment(dataset, plan, model, config, args.seed, workers, terminal)
-    summaries = [summarise(experiment)]
-    terminal.print(*format_accuracy(summaries[0]))
+    splits = [find_split(experiment)]
+    terminal.print(*format_accuracy(splits[0].accuracy()))
     results["augmentation"] = {"n_samples": experiment.sampling.n, "temperature": heat}
     results |= {"generator": experiment.trained.as_dict(), "sampling": experiment.sampling._asdict()}
     for seed in range(args.seed + 1, args.seed + args.repeats):
-        one = summarise(run_experiment(split(seed), plan, model, config, seed, workers))  # keeps no rows
-        summaries.append(one)
-        accuracies = f"{one.real.mean:.4f} -> {one.augmented.mean:.4f}"
-        control = f"same steps on real data {one.same_steps.mean:.4f} ({100 * one.gain.mean:+.2f} points)"
-        terminal.print(f"Repeat {len(summaries)}/{args.repeats}: {accuracies}, {control}")
-    return experiment, results | combine_splits(args, cohort, summaries, terminal)
+        splits.append(find_split(run_experiment(prepare(seed), plan, model, config, seed, workers)))
+        real, control, augmented, gain = (one["mean"] for one in splits[-1].accuracy().values())
+        line = f"{real:.4f} -> {augmented:.4f}, same steps on real data {control:.4f} ({100 * gain:+.2f} points)"
+        terminal.print(f"Repeat {len(splits)}/{args.repeats}: {line}")
+    return experiment, results | combine_splits(args, cohort, splits, terminal)
 
 
 def keep_generator(args: Args, experiment: Experiment, terminal: Terminal) -> None:

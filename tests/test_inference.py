@@ -317,15 +317,15 @@ def test_the_verdict_over_splits_is_on_one_pair_of_classifiers() -> None:
     y, groups = np.repeat([0, 1], 30), np.arange(60).astype(str)
     names = ("copies", "LDA", "logistic regression", "this cvae", "LDA, with synthetic")
     fold_scores = [(0.5, 0.9, 0.6, 0.7, 0.8), (0.5, 0.3, 0.7, 0.8, 0.6)]  # on average: 0.5, 0.6, 0.65, 0.75, 0.7
-    splits, once = [], frozenset(names) - {"copies", "this cvae"}
+    splits, once = [], tuple({*names} - {"copies", "this cvae"})
     for scores in fold_scores:
-        predicted = {name: np.where(rng.random((2, 60)) < 0.8, y, 1 - y) for name in names}
+        predicted = {name: np.where(rng.random((2, 1, 60)) < 0.8, y, 1 - y) for name in names}
         on_folds = dict(zip(names, scores, strict=True))
-        splits.append(rnagen.SplitComparison(predicted, on_folds, rows(y, groups), "this cvae", once))
+        splits.append(rnagen.Split(rows(y, groups), predicted, 1, once, on_folds))
     found = rnagen.compare_classifiers(splits, 0.5)
     assert list(found.fold_scores)[:2] == ["this cvae", "LDA, with synthetic"]
     assert (found.alone, found.synthetic) == ("logistic regression", "this cvae")
-    expected = [split.gain("this cvae", "logistic regression").mean for split in splits]
+    expected = [split.gain("this cvae", "logistic regression", balanced=True).mean for split in splits]
     assert found.difference.mean == pytest.approx(np.mean(expected))
     words = rnagen.verdict(found)
     assert "this cvae" in words and "logistic regression" in words
