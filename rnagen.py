@@ -41,8 +41,8 @@ limits.
 #   preprocessing   Cohort -> Dataset: split by groups, standardised on training samples; counts and back
 #   training        workers, networks and the one training loop; the type classifier
 #   generators      factor model, Gaussian, and the CVAE that goes on from it; the same with differential privacy
-#   sampling        Sampler: synthetic samples in the table's units; tables out; model files
-#   experiment      arms that differ in their rows alone; intervals; strong classifiers; comparison; prediction
+#   sampling        Sampler: synthetic samples in the table's units; tables out; model files; training one on a Dataset
+#   experiment      intervals; arms that differ in their rows alone; strong classifiers; comparison; prediction
 #   report          one table of measures: fidelity, utility, privacy; figures
 #   command line    arguments, printing, and main -> run: read, train, draw, predict, judge, write
 
