@@ -3867,24 +3867,7 @@ def accuracy_by_epoch(repeats: Sequence[np.ndarray], test_fraction: float) -> li
 # ---- prediction: the types of new samples, by the classifier that does best on inner folds -----------------------
 
 PREDICTION_SUFFIXES = (".tsv", ".csv", ".parquet")
-MIN_SHARED_GENES = 0.5  # of those that the classifier knows
-MAX_HELD_OUT = 2000  # samples that likelihoods are compared with
-MAX_SHIFT = 3.0  # median absolute standardised value of a gene's median: beyond it the scale is another
 MIN_FIT_PERCENTILE = 1.0  # of likelihood; a sample below it belongs to no type
-
-
-class TypeClassifier(NamedTuple):
-    """A classifier to keep: what predicts, its name and score on inner folds, and what tells whether it may be asked.
-
-    density is a Gaussian of each type; likelihoods (quantiles,) are the log densities of held-out samples under that of
-    the likeliest type, None where they are unknown.
-    """
-
-    name: str
-    score: float
-    predictor: Predictor
-    density: Factors
-    likelihoods: np.ndarray | None
 
 
 def held_out_likelihoods(experiment: Experiment) -> np.ndarray | None:
@@ -3899,27 +3882,31 @@ def held_out_likelihoods(experiment: Experiment) -> np.ndarray | None:
         held_out, samples = samples.x[fold == 0], samples.take(fold != 0)
     if not len(samples):
         return None
-    chosen = stream(seed, "held-out likelihoods").permutation(len(held_out))[:MAX_HELD_OUT]
+    chosen = stream(seed, "held-out likelihoods").permutation(len(held_out))[:2000]
     log_density = experiment.fit_factors(samples).log_density(held_out[chosen])
     return np.quantile(log_density.max(axis=1), np.linspace(0, 1, 101)).astype(np.float32)
 
 
-def choose_classifier(experiment: Experiment) -> TypeClassifier:
-    """Choose the classifier that does best on inner folds of the training samples, and fit it to all of them."""
-    samples = experiment.dataset.all_training()
-    fits, make_rows = classifier_fits(experiment), functools.partial(fit_rows, experiment)
-    scores = choose_best_on_inner_folds(fits, samples, experiment.seed, make_rows)
-    name, score = next(iter(scores.items()))
-    rows = fit_rows(experiment, samples, experiment.sampler)
-    return TypeClassifier(name, score, fits[name](rows), rows.factors, held_out_likelihoods(experiment))
+def choose_classifier(
+    experiment: Experiment | None, sampler: Sampler
+) -> tuple[str, float, Predictor, Factors, np.ndarray | None]:
+    """Return the best classifier on inner folds: its name, its score there, and it, fitted to all training samples.
 
-
-def bayes_rule_of(sampler: Sampler) -> TypeClassifier:
-    """Return the Bayes rule of a generator, which needs no data."""
-    factors, kind = sampler.model.factors, sampler.model.kind
-    if not sampler.model.conditional:
-        raise RnagenError(f"--predict: a generator of -m {kind} has no density of each type; use -m cvae or gaussian")
-    return TypeClassifier("Bayes rule", math.nan, factors, factors, sampler.likelihoods)
+    Then a Gaussian of each type, and the likelihoods (quantiles,) of held-out samples under it, None where unknown. A
+    saved generator comes without an experiment: its Bayes rule needs no data.
+    """
+    if not experiment:
+        factors, kind = sampler.model.factors, sampler.model.kind
+        if not sampler.model.conditional:
+            raise RnagenError(
+                f"--predict: a generator of -m {kind} has no density of each type; use -m cvae or gaussian"
+            )
+        return "Bayes rule", math.nan, factors, factors, sampler.likelihoods
+    samples, fits = experiment.dataset.all_training(), classifier_fits(experiment)
+    scores = choose_best_on_inner_folds(fits, samples, experiment.seed, functools.partial(fit_rows, experiment))
+    name = next(iter(scores))
+    rows = fit_rows(experiment, samples, sampler)
+    return name, scores[name], fits[name](rows), rows.factors, held_out_likelihoods(experiment)
 
 
 def fit_percentile(log_likelihood: np.ndarray, held_out: np.ndarray) -> np.ndarray:
@@ -3936,51 +3923,48 @@ def fit_percentile(log_likelihood: np.ndarray, held_out: np.ndarray) -> np.ndarr
     return np.where(log_likelihood < threshold, in_tail, percentile)
 
 
-def align_genes(new: Cohort, genes: np.ndarray, path: Path) -> tuple[np.ndarray, int]:
-    """Return the expression (samples, genes) of new samples in these genes, NaN where missing, and how many are."""
+def standardise_new(new: Cohort, sampler: Sampler, path: Path) -> tuple[np.ndarray, list[str]]:
+    """Return new samples (samples, genes), standardised, missing genes at their mean, and a note on how many these are.
+
+    Refuses those that lack more than half, or are on another scale than what the classifier was trained on.
+    """
+    genes, fitted = sampler.genes, sampler.preprocessing
     missing = len(np.setdiff1d(genes, new.genes))
-    if len(genes) - missing < MIN_SHARED_GENES * len(genes):
+    if missing > len(genes) / 2:
         raise RnagenError(
             f"--predict {path}: has {len(genes) - missing} of the {len(genes)} genes that the classifier knows (genes "
             f"like {new.genes[:1].tolist()} against {genes[:1].tolist()}), and half are needed; make the names agree"
         )
-    return new.with_genes(genes).expression, missing
-
-
-def check_scale(x: np.ndarray, expression: np.ndarray, fitted: Preprocessing, path: Path) -> None:
-    """Find out whether new samples, standardised as x, are on the scale that the classifier was trained on."""
-    low, high = np.nanmin(expression), np.nanmax(expression)
+    expression = new.with_genes(genes).expression
+    x, low, high = fitted.standardise(expression), np.nanmin(expression), np.nanmax(expression)
     was_high = np.exp2((fitted.low + fitted.span).max()) > COUNTS_ABOVE  # in the training samples
     logged = fitted.transform != "none" and (low < 0 or (was_high and high <= COUNTS_ABOVE))
-    if logged or np.median(np.abs(np.median(x, axis=0))) > MAX_SHIFT:
+    if logged or np.median(np.abs(np.median(x, axis=0))) > 3:  # standard deviations from the mean
         units = {"none": "values as they are", "log2": "TPM or the like", "cpm": "raw counts"}[fitted.transform]
         raise RnagenError(
             f"--predict {path}: is on another scale ({low:.4g} to {high:.4g}) than what the classifier was trained on "
             f"({units}); give values in the units of that table"
         )
+    note = f"{missing} of {len(genes)} genes are missing in {path} and taken at their mean"
+    return x, [note] * (missing > 0)
 
 
 def type_samples(
-    classifier: TypeClassifier, sampler: Sampler, new: Cohort, path: Path
+    new: Cohort, path: Path, sampler: Sampler, predictor: Predictor, density: Factors, likelihoods: np.ndarray | None
 ) -> tuple[pd.DataFrame, list[str]]:
     """Type new samples; return a table (Sample, type, probability, fit, a column per type), and notes.
 
     fit is the percentile of a sample's likelihood among held-out samples: a low one belongs to no type.
     """
-    expression, missing = align_genes(new, sampler.genes, path)
-    x, notes = sampler.preprocessing.standardise(expression), []
-    check_scale(x, expression, sampler.preprocessing, path)
-    if missing:
-        notes.append(f"{missing} of {len(sampler.genes)} genes are missing in {path} and taken at their mean")
-    probabilities = classifier.predictor.predict(x)  # (samples, types)
+    x, notes = standardise_new(new, sampler, path)
+    probabilities = predictor.predict(x)  # (samples, types)
     chosen, fit = probabilities.argmax(axis=1), math.nan
-    if classifier.likelihoods is not None:
-        own = classifier.density.log_density(x)[np.arange(len(x)), chosen]
-        fit = fit_percentile(own, classifier.likelihoods)
+    if likelihoods is not None:
+        fit = fit_percentile(density.log_density(x)[np.arange(len(x)), chosen], likelihoods)
         if strange := np.count_nonzero(fit < MIN_FIT_PERCENTILE):
             notes.append(f"{strange} of {len(x)} samples fit their type worse than 99% of held-out ones (column fit)")
-    table = pd.DataFrame({"Sample": new.samples, "type": sampler.types[chosen], "probability": probabilities.max(1)})
-    table["fit"] = fit
+    said = {"Sample": new.samples, "type": sampler.types[chosen], "probability": probabilities.max(axis=1), "fit": fit}
+    table = pd.DataFrame(said)
     names = [f"p_{name}" if name in table else name for name in sampler.types]
     return table.join(pd.DataFrame(probabilities, columns=names)), notes
 
@@ -4005,11 +3989,8 @@ NEIGHBOURS = 5  # to which the ball around a sample reaches (Naeem et al. 2020)
 MIN_ROWS = 10  # of each kind, for measures of all types together
 MIN_ROWS_OF_TYPE = 5
 MIN_GENES = 3
-MIN_ROWS_TO_CLASSIFY = 40  # to tell them apart
 MIN_FALSE_ALARMS = 3  # expected among the non-members, for the share of members found at a rate of false alarms
-FEW_ROWS_OF_TYPE = 2  # too few for a contrast
 KERNEL_WIDTH = 0.25  # of the median distance between neighbours, for densities; found most members in two cohorts
-COPY_DISTANCE = 1e-3  # standard deviations per gene: what rounding leaves between a sample and its copy
 ATTACKS = {
     "attack": "nearest sample",
     "density_ratio_attack": "density ratio",
@@ -4020,7 +4001,7 @@ CONFIDENCE = 0.95
 SIMULTANEOUS = 1 - (1 - CONFIDENCE) / (2 * len(ATTACKS))  # Bonferroni: an AUC and a share found at 1% of each attack
 UNKNOWN_TRAINING = "the samples that it was trained on are not known; list their ids in a file for --train_ids"
 
-Parameters = tuple[np.ndarray, np.ndarray | None]  # means (types, genes), covariance (genes, genes) if known
+Parameters = tuple[np.ndarray, np.ndarray | None] | None  # means (types, genes), covariance (genes, genes) if known
 
 
 class UnavailableError(Exception):
@@ -4045,20 +4026,26 @@ def require(count: int, minimum: int, what: str) -> None:
 class Evaluation:
     """Samples that a generator was trained on, others that it has not seen, and what it drew, all on one scale.
 
-    They are the kinds "training", "test" and "synthetic". types (types,) are the names behind the codes, sd (genes,) is
-    one standard deviation in training units. Copies are looked for among all records, and all rows that are released
-    (rows, genes). unknown_training says why the training samples are not known, if so. parameters are those of a
-    generator that is itself released.
+    They are the kinds "training", "test" and "synthetic"; whole has all rows that there are, among which copies are
+    looked for. types (types,) are the names behind the codes, sd (genes,) is one standard deviation in training units.
+    unknown says why the training samples are not known, if so. parameters are those of a generator that is itself
+    released. What measures need is there once prepared: even has as many samples of each type of each kind, since most
+    measures depend on their number; predicted the type codes of the test samples (rows,) by classifiers trained on
+    synthetic and on training samples; attacks those on synthetic samples and, by "training", on half of the test
+    samples as if these were released.
     """
 
     types: np.ndarray
     kinds: dict[str, Samples]
-    records: Samples
-    released: np.ndarray
+    whole: dict[str, Samples]
     sd: np.ndarray
-    unknown_training: str
-    parameters: Parameters | None
-    notes: tuple[str, ...]
+    unknown: str
+    parameters: Parameters
+    notes: list[str]
+    even: dict[str, Samples] = field(default_factory=dict)
+    predicted: dict[str, np.ndarray] = field(default_factory=dict)
+    attacks: dict[str, dict[str, Attack] | UnavailableError] = field(default_factory=dict)
+    seed: int = 0
 
 
 def keep_shared(real: Cohort, genes: np.ndarray, types: np.ndarray, source: str) -> tuple[Cohort, list[str]]:
@@ -4082,18 +4069,12 @@ def keep_shared(real: Cohort, genes: np.ndarray, types: np.ndarray, source: str)
 
 
 def align_for_evaluation(
-    training: Cohort,
-    test: Cohort,
-    synthetic: Cohort,
-    transform: str,
-    unknown_training: str,
-    parameters: Parameters | None = None,
+    training: Cohort, test: Cohort, synthetic: Cohort, transform: str, unknown: str, parameters: Parameters = None
 ) -> Evaluation:
     """Return the evaluation of a synthetic cohort, which has all genes of the real ones, on their types in common.
 
-    Samples are standardised by training and test samples together: their own mean and variance would tell the
-    training samples from others. parameters are of the synthetic cohort's types, sorted, and its genes, in training
-    units.
+    Standardised by training and test samples together: their own mean and variance would tell the training samples
+    from others. parameters are of the synthetic cohort's types, sorted, and its genes, in training units.
     """
     types = functools.reduce(np.intersect1d, (training.types, test.types, synthetic.types))
     if len(types) < 2:
@@ -4117,8 +4098,7 @@ def align_for_evaluation(
         parameters = means, covariance
     cohorts = {"training": training, "test": test, "synthetic": aligned}
     kinds = {kind: scale.samples(cohort, types) for kind, cohort in cohorts.items()}
-    records, released = kinds["training"], kinds["synthetic"].x
-    return Evaluation(types, kinds, records, released, scale.sd, unknown_training, parameters, tuple(notes))
+    return Evaluation(types, kinds, kinds, scale.sd, unknown, parameters, notes)
 
 
 def thin(y: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
@@ -4128,11 +4108,11 @@ def thin(y: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
     return known[np.sort(np.argsort(place, kind="stable")[:most])]
 
 
-def match_types(codes: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
-    """Choose from each set as many rows of every type as the set poorest in it has; return their indices."""
-    size = 1 + max(y.max(initial=0) for y in codes)
-    counts = np.min([np.bincount(y, minlength=size) for y in codes], axis=0)
-    return [np.flatnonzero(rank_within_types(y, rng) < counts[y]) for y in codes]
+def match_types(sets: Sequence[Samples], rng: np.random.Generator) -> list[Samples]:
+    """Choose from each set as many rows of every type as the set poorest in it has."""
+    size = 1 + max(one.y.max(initial=0) for one in sets)
+    counts = np.min([np.bincount(one.y, minlength=size) for one in sets], axis=0)
+    return [one.take(rank_within_types(one.y, rng) < counts[one.y]) for one in sets]
 
 
 # ---- report: how sure measures are -------------------------------------------------------------------------------
@@ -4262,17 +4242,17 @@ def two_sample_auc(pair: Sequence[Samples], rng: np.random.Generator) -> tuple[f
     (Lopez-Paz and Oquab 2017). Of a type, each half has as many of either kind: with equal totals alone, what is rare
     in one half would be common in the other, and a classifier trained on the one be worse than chance on the other.
     """
-    cells = [2 * samples.y + inner_folds(samples.y, samples.groups, 2, rng) for samples in pair]
-    matched = match_types(cells, rng)
-    half = np.concatenate([cell[rows] % 2 for cell, rows in zip(cells, matched, strict=True)])
-    require(min(np.bincount(half, minlength=2)), MIN_ROWS_TO_CLASSIFY, "samples of both kinds in a half")
-    x = np.concatenate([samples.x[rows] for samples, rows in zip(pair, matched, strict=True)])
-    x = x @ principal_directions(x, COMPONENTS)
-    drawn, halves = np.repeat([1, 0], len(x) // 2), sklearn.model_selection.PredefinedSplit(half)
+    cells = [replace(one, y=2 * one.y + inner_folds(one.y, one.groups, 2, rng)) for one in pair]
+    drawn, real = match_types(cells, rng)
+    both = drawn.join(real)
+    half = both.y % 2
+    require(min(np.bincount(half, minlength=2)), 40, "samples of both kinds in a half")
+    x = both.x @ principal_directions(both.x, COMPONENTS)
+    is_drawn, halves = np.repeat([1, 0], len(drawn)), sklearn.model_selection.PredefinedSplit(half)
     trees = sklearn.ensemble.HistGradientBoostingClassifier(max_iter=80, random_state=sklearn_seed(rng))
     with threadpoolctl.threadpool_limits(None if len(x) > 16 * BLOCK else 1):  # on few rows threads only wait
-        score = sklearn.model_selection.cross_val_predict(trees, x, drawn, cv=halves, method="predict_proba")[:, 1]
-    return auc_interval(score[drawn == 1], score[drawn == 0])
+        score = sklearn.model_selection.cross_val_predict(trees, x, is_drawn, cv=halves, method="predict_proba")[:, 1]
+    return auc_interval(score[: len(drawn)], score[len(drawn) :])
 
 
 # ---- report: utility ---------------------------------------------------------------------------------------------
@@ -4413,8 +4393,8 @@ def run_attacks(evaluation: Evaluation, seed: int) -> dict[str, Attack]:
     Half of the test samples stand for the population, the others may be mistaken for members. Of each group one sample
     is guessed at, since intervals take samples to be independent.
     """
-    if evaluation.unknown_training:
-        raise UnavailableError(evaluation.unknown_training)
+    if evaluation.unknown:
+        raise UnavailableError(evaluation.unknown)
     kinds = {kind: one.take(np.unique(one.groups, return_index=True)[1]) for kind, one in evaluation.kinds.items()}
     members, others, released = kinds["training"], kinds["test"], evaluation.kinds["synthetic"]
     half = stratified_group_split(others.y, others.groups, 0.5, 1, stream(seed, "report population"))
@@ -4431,114 +4411,96 @@ def run_attacks(evaluation: Evaluation, seed: int) -> dict[str, Attack]:
 # ---- report: the measures, and the one table of them -------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Side:
-    """Synthetic samples, or for reference training samples (kind "training"), held against test samples.
-
-    even are as many samples of each type of each kind, since most measures depend on their number. predicted are the
-    type codes of the test samples (rows,) by classifiers trained on either kind, as many samples of each type. attacks
-    are on the samples as if they were released; for reference, on half of the test samples.
-    """
-
-    evaluation: Evaluation
-    kind: str
-    even: dict[str, Samples]
-    predicted: dict[str, np.ndarray]
-    attacks: dict[str, Attack] | UnavailableError
-    seed: int
-
-    @property
-    def pair(self) -> tuple[Samples, Samples]:
-        """The samples in question, and as many test samples of each type."""
-        return self.even[self.kind], self.even["test"]
+# Each takes an evaluation and the kind in question, "synthetic" or, for reference, "training", which it holds against
+# test samples. It returns by the names of the measures a number, a number and the ends of its intervals, or why it is
+# unavailable.
 
 
-# Each takes a Side and returns values by the names of the measures: a number, a number and the ends of its intervals,
-# or why it is unavailable.
-
-
-def fidelity(side: Side) -> dict[str, Any]:
+def fidelity(evaluation: Evaluation, kind: str) -> dict[str, Any]:
     """Compare genes one by one, moments by type, correlations, and clouds of samples."""
-    (samples, test), training = side.pair, side.even["training"]
+    even, seed = evaluation.even, evaluation.seed
+    samples, test = pair = even[kind], even["test"]
     require(len(test), MIN_ROWS, "samples of each kind")
-    require(len(side.evaluation.sd), MIN_GENES, "genes")
-    distances, usual = (gene_distances(one.x, test.x) for one in (samples, training))
-    means, variances = zip(*(type_moments(one, side.evaluation) for one in side.pair), strict=True)
-    rows = stream(side.seed, "report width").permutation(len(test))[:BLOCK]
-    apart = sklearn.metrics.pairwise_distances(training.x[rows], test.x[rows])
-    every = np.concatenate([one.x for one in side.even.values()])  # kinds left out would shrink into the plane
+    require(len(evaluation.sd), MIN_GENES, "genes")
+    distances, usual = (gene_distances(one.x, test.x) for one in (samples, even["training"]))
+    means, variances = zip(*(type_moments(one, evaluation) for one in pair), strict=True)
+    rows = stream(seed, "report width").permutation(len(test))[:BLOCK]
+    apart = sklearn.metrics.pairwise_distances(even["training"].x[rows], test.x[rows])
+    every = np.concatenate([one.x for one in even.values()])  # kinds left out would shrink into the plane
     plane = principal_directions(every, COMPONENTS)
-    manifold = manifold_measures(*(one.x @ plane for one in side.pair))
+    manifold = manifold_measures(*(one.x @ plane for one in pair))
     return {
         "ks_median": np.median(distances),
         "ks_share_beyond": np.mean(distances > np.quantile(usual, 0.95)),
         "mean_agreement": concordance(*means),
         "variance_agreement": concordance(*variances),
-        "correlation_agreement": mean_correlation(*(correlations(one.x)[None] for one in side.pair)),
+        "correlation_agreement": mean_correlation(*(correlations(one.x)[None] for one in pair)),
         "mmd": mmd(samples.x, test.x, float(np.median(np.square(apart)))),
-        "two_sample_auc": attempt(two_sample_auc, side.pair, stream(side.seed, "report two samples")),
+        "two_sample_auc": attempt(two_sample_auc, pair, stream(seed, "report two samples")),
         **dict(zip(("precision", "recall", "density", "coverage"), manifold, strict=True)),
     }
 
 
-def recognition(side: Side) -> dict[str, Any]:
+def recognition(evaluation: Evaluation, kind: str) -> dict[str, Any]:
     """Score on test samples what was trained on the samples; the interval is of the difference from the control."""
-    test = side.evaluation.kinds["test"]
-    scores: dict[str, Any] = score_predictions(side.predicted[side.kind], test.y)
-    right, control = (side.predicted[kind] == test.y for kind in (side.kind, "training"))
+    test, predicted = evaluation.kinds["test"], evaluation.predicted
+    scores: dict[str, Any] = score_predictions(predicted[kind], test.y)
+    right, control = (predicted[one] == test.y for one in (kind, "training"))
     gain = gain_interval(right, control, test, balanced=True, trained=False)
     balanced = scores["balanced_accuracy"]
     scores["balanced_accuracy"] = balanced, *(balanced - gain.mean + end for end in gain.interval)
     return {f"tstr_{name}": score for name, score in scores.items()}
 
 
-def differential_expression(side: Side) -> dict[str, Any]:
+def differential_expression(evaluation: Evaluation, kind: str) -> dict[str, Any]:
     """Compare which genes set types apart with those that do in test samples."""
-    several = np.flatnonzero(np.bincount(side.even["test"].y) > FEW_ROWS_OF_TYPE)
-    require(len(several), 2, f"types with more than {FEW_ROWS_OF_TYPE} samples of each kind")
-    require(len(side.evaluation.sd), MIN_GENES, "genes")
-    t, changes = zip(*(contrasts(one.take(np.isin(one.y, several))) for one in side.pair), strict=True)
+    pair = evaluation.even[kind], evaluation.even["test"]
+    several = np.flatnonzero(np.bincount(pair[1].y) > 2)  # fewer samples are too few for a contrast
+    require(len(several), 2, "types with more than 2 samples of each kind")
+    require(len(evaluation.sd), MIN_GENES, "genes")
+    t, changes = zip(*(contrasts(one.take(np.isin(one.y, several))) for one in pair), strict=True)
     return {
-        "de_overlap_50": attempt(top_overlap, *t, 50),
-        "de_overlap_100": attempt(top_overlap, *t, 100),
+        **{f"de_overlap_{top}": attempt(top_overlap, *t, top) for top in (50, 100)},
         "de_rank_correlation": mean_correlation(*(scipy.stats.rankdata(one, axis=1) for one in t)),
-        "log_fold_change_correlation": mean_correlation(*(one * side.evaluation.sd for one in changes)),
+        "log_fold_change_correlation": mean_correlation(*(one * evaluation.sd for one in changes)),
     }
 
 
-def attack_success(side: Side, label: int | None = None) -> dict[str, Any]:
+def attack_success(evaluation: Evaluation, kind: str, label: int | None = None) -> dict[str, Any]:
     """Return each attack's AUC, and the shares of members found at rates of false alarms, of all types or of one."""
-    if isinstance(side.attacks, UnavailableError):
-        raise side.attacks
+    attacks = evaluation.attacks[kind]
+    if isinstance(attacks, UnavailableError):
+        raise attacks
     return {
         f"{name}_{key}": attempt(attack.estimate, rate, label)
         for key, _, rate, _ in ATTACK_STATISTICS
-        for name, attack in side.attacks.items()
+        for name, attack in attacks.items()
     }
 
 
-def copies(side: Side) -> dict[str, Any]:
+def copies(evaluation: Evaluation, kind: str) -> dict[str, Any]:
     """Return the shares of released samples that copy a training sample, or are twice as close to it as to others.
 
     Beside them the median distance to the closest. For reference, all are those of test samples.
     """
-    evaluation = side.evaluation
-    if evaluation.unknown_training:
-        raise UnavailableError(evaluation.unknown_training)
-    kind = "test" if side.kind == "training" else "synthetic"
-    released = evaluation.kinds["test"].x if kind == "test" else evaluation.released
-    some = stream(side.seed, "report copies").permutation(len(released))[:MAX_RELEASED]
-    first, second = closest_records(released[some], evaluation.records)
-    matched, _ = closest_records(side.even[kind].x, evaluation.records)
-    copied = first <= COPY_DISTANCE
+    if evaluation.unknown:
+        raise UnavailableError(evaluation.unknown)
+    records, even = evaluation.whole["training"], evaluation.even[kind]
+    released = evaluation.whole["synthetic"].x
+    if kind == "training":
+        even, released = evaluation.even["test"], evaluation.kinds["test"].x
+    some = stream(evaluation.seed, "report copies").permutation(len(released))[:MAX_RELEASED]
+    first, second = closest_records(released[some], records)
+    matched, _ = closest_records(even.x, records)
+    copied = first <= 1e-3  # standard deviations per gene: what rounding leaves between a sample and its copy
     near = np.mean(copied | (first < second / 2))
     return {"copies": np.mean(copied), "near_copies": near, "closest_record_median": np.median(matched)}
 
 
-def measure_type(side: Side, label: int) -> dict[str, Any]:
+def measure_type(evaluation: Evaluation, kind: str, label: int) -> dict[str, Any]:
     """Return the Kolmogorov-Smirnov distance of a type's median gene, and the share of test samples recognised."""
-    recalled = np.mean(side.predicted[side.kind][side.evaluation.kinds["test"].y == label] == label)
-    samples, test = (one.x[one.y == label] for one in side.pair)
+    recalled = np.mean(evaluation.predicted[kind][evaluation.kinds["test"].y == label] == label)
+    samples, test = (one.x[one.y == label] for one in (evaluation.even[kind], evaluation.even["test"]))
     too_few = attempt(require, len(test), MIN_ROWS_OF_TYPE, "samples of each kind")
     return {"ks_median": too_few or np.median(gene_distances(samples, test)), "tstr_recall": recalled}
 
@@ -4565,7 +4527,7 @@ class Measure:
     name: str
     label: str
     group: str
-    function: Callable[[Side], dict[str, Any]]
+    function: Callable[[Evaluation, str], dict[str, Any]]
     limit: Limit | None = None
 
 
@@ -4617,11 +4579,11 @@ ANSWERS = {True: "yes", False: "no", None: "inconclusive"}
 
 
 def measure(
-    function: Callable[..., dict[str, Any]], names: Iterable[str], sides: Sequence[Side], *label: int
+    function: Callable[..., dict[str, Any]], names: Iterable[str], evaluation: Evaluation, *label: int
 ) -> dict[str, dict[str, Any]]:
     """Return, by name, value and intervals of synthetic samples and the value of real ones, or why unavailable."""
     found: dict[str, dict[str, Any]] = {}
-    both = [attempt(function, side, *label) for side in sides]
+    both = [attempt(function, evaluation, kind, *label) for kind in ("synthetic", "training")]
     for name in names:
         estimate, reference = (one if isinstance(one, UnavailableError) else one[name] for one in both)
         if isinstance(estimate, UnavailableError):
@@ -4635,14 +4597,14 @@ def measure(
     return found
 
 
-def measure_types(sides: Sequence[Side]) -> list[dict[str, Any]]:
+def measure_types(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Return the number of samples and the measures of each type, worst type first."""
     entries = []
     attacks = [row.name for row in MEASURES if row.function is attack_success]
-    for label, name in enumerate(sides[0].evaluation.types.tolist()):
-        counts = {kind: int(np.sum(samples.y == label)) for kind, samples in sides[0].evaluation.kinds.items()}
-        found = measure(measure_type, ("ks_median", "tstr_recall"), sides, label)
-        entries.append({"type": name, **counts, **found, **measure(attack_success, attacks, sides, label)})
+    for label, name in enumerate(evaluation.types.tolist()):
+        counts = {kind: int(np.sum(samples.y == label)) for kind, samples in evaluation.kinds.items()}
+        found = measure(measure_type, ("ks_median", "tstr_recall"), evaluation, label)
+        entries.append({"type": name, **counts, **found, **measure(attack_success, attacks, evaluation, label)})
     return sorted(entries, key=shortfall, reverse=True)
 
 
@@ -4686,45 +4648,44 @@ def judge_group(group: str, measures: dict[str, dict[str, Any]], evaluation: Eva
         released = len(evaluation.kinds["synthetic"])
         parameters = " and the generator's parameters" * bool(evaluation.parameters)
         words = f"against {len(ATTACKS)} attacks on {released} released samples{parameters}: {words}"
-    elif ok and evaluation.unknown_training:
+    elif ok and evaluation.unknown:
         words += "; it may have been trained on the test samples, since its training samples are not known"
     return {"ok": ok, "words": f"{ANSWERS[ok]}: {words}"}
 
 
-def take_sides(evaluation: Evaluation, seed: int) -> list[Side]:
-    """Return synthetic and training samples as sides, with no more rows than a report looks at; its notes say so."""
-    kept, notes, rng = {}, [*evaluation.notes], stream(seed, "report samples")
+def prepare(evaluation: Evaluation, seed: int) -> Evaluation:
+    """Keep no more rows than a report looks at, which its notes say, and add what measures need."""
+    kinds, notes, rng = {}, [*evaluation.notes], stream(seed, "report samples")
     for kind, samples in evaluation.kinds.items():
-        kept[kind] = samples.take(thin(samples.y, MAX_RELEASED if kind == "synthetic" else MAX_REAL, rng))
-        if len(kept[kind]) < (known := np.count_nonzero(samples.y >= 0)):
-            notes.append(f"the report is on {len(kept[kind])} of {known} {kind} samples, drawn at random")
-    evaluation, test = replace(evaluation, kinds=kept, notes=tuple(notes)), kept["test"]
-    matched = match_types([samples.y for samples in kept.values()], stream(seed, "report even"))
-    even = {kind: samples.take(index) for (kind, samples), index in zip(kept.items(), matched, strict=True)}
-    kinds, predicted = ("synthetic", "training"), {}
-    matched = match_types([kept[kind].y for kind in kinds], stream(seed, "report classifiers"))
-    for kind, index in zip(kinds, matched, strict=True):
-        classifier = fit_logistic_regression(kept[kind].take(index), len(evaluation.types), LOGISTIC_C[0])
-        predicted[kind] = classifier.predict(test.x).argmax(1)
+        kinds[kind] = samples.take(thin(samples.y, MAX_RELEASED if kind == "synthetic" else MAX_REAL, rng))
+        if len(kinds[kind]) < (known := np.count_nonzero(samples.y >= 0)):
+            notes.append(f"the report is on {len(kinds[kind])} of {known} {kind} samples, drawn at random")
+    even = dict(zip(kinds, match_types([*kinds.values()], stream(seed, "report even")), strict=True))
+    evaluation, test = replace(evaluation, kinds=kinds, notes=notes, even=even, seed=seed), kinds["test"]
+    to_train_on = match_types([kinds["synthetic"], kinds["training"]], stream(seed, "report classifiers"))
     half = stratified_group_split(test.y, test.groups, 0.5, 1, stream(seed, "report released"))
-    halves = kept | {"synthetic": test.take(half), "test": test.take(~half)}
+    halves = kinds | {"synthetic": test.take(half), "test": test.take(~half)}
     reference = replace(evaluation, kinds=halves, parameters=None)
-    attacks = [attempt(run_attacks, attacked, seed) for attacked in (evaluation, reference)]
-    return [Side(evaluation, kind, even, predicted, *found, seed) for kind, *found in zip(kinds, attacks, strict=True)]
+    predicted, attacks = {}, {}
+    of_kinds = zip(("synthetic", "training"), to_train_on, (evaluation, reference), strict=True)
+    for kind, samples, attacked in of_kinds:
+        classifier = fit_logistic_regression(samples, len(evaluation.types), LOGISTIC_C[0])
+        predicted[kind] = classifier.predict(test.x).argmax(1)
+        attacks[kind] = attempt(run_attacks, attacked, seed)
+    return replace(evaluation, predicted=predicted, attacks=attacks)
 
 
-def evaluate(evaluation: Evaluation, seed: int) -> tuple[dict[str, Any], Side]:
+def evaluate(evaluation: Evaluation, seed: int) -> tuple[dict[str, Any], Evaluation]:
     """Take all measures of an evaluation and answer the three questions.
 
     Returns what report.json holds, less its manifest: measures by group and name, a verdict on each group, and types,
-    worst first; and the side of the synthetic samples.
+    worst first; and the evaluation as it was prepared.
     """
-    sides, found = take_sides(evaluation, seed), {}
-    for function, rows in itertools.groupby(MEASURES, key=lambda row: row.function):
-        found |= measure(function, [row.name for row in rows], sides)
-    measures = {group: {row.name: found[row.name] for row in MEASURES if row.group == group} for group in GROUPS}
-    verdicts = {group: judge_group(group, measures[group], sides[0].evaluation) for group in GROUPS}
-    return {**measures, "verdicts": verdicts, "by_type": measure_types(sides)}, sides[0]
+    evaluation, measures = prepare(evaluation, seed), {group: {} for group in GROUPS}
+    for (group, function), rows in itertools.groupby(MEASURES, key=lambda row: (row.group, row.function)):
+        measures[group] |= measure(function, [row.name for row in rows], evaluation)
+    verdicts = {group: judge_group(group, measures[group], evaluation) for group in GROUPS}
+    return {**measures, "verdicts": verdicts, "by_type": measure_types(evaluation)}, evaluation
 
 
 WORST_TYPES = 5  # printed
@@ -4772,20 +4733,18 @@ def format_report(report: dict[str, Any], kinds: dict[str, Samples], origin: str
 
 TYPE_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000")  # Okabe and Ito 2008
 OTHER_COLOUR = "#bbbbbb"
-FIGURE_ROWS = 1000  # of each kind that a figure shows
-FIGURE_PAIRS = 4000  # of numbers
 
 
-def draw_plane(axes: matplotlib.axes.Axes, side: Side) -> None:
+def draw_plane(axes: matplotlib.axes.Axes, evaluation: Evaluation) -> None:
     """Draw synthetic and test samples in the plane of the test samples' first two principal components, by type."""
-    (synthetic, test), names, rng = side.pair, side.evaluation.types, stream(side.seed, "report figure")
+    test, names, rng = evaluation.even["test"], evaluation.types, stream(evaluation.seed, "report figure")
     plane = principal_directions(test.x, 2)
     require(plane.shape[1], 2, "principal components")
     commonest = np.argsort(-np.bincount(test.y, minlength=len(names)), kind="stable")
     groups = [*zip(commonest, TYPE_COLOURS, names[commonest], strict=False)]
     if len(names) > len(groups):
         groups.insert(0, (commonest[len(groups) :], OTHER_COLOUR, "other types"))
-    shown = [one.take(rng.permutation(len(one))[:FIGURE_ROWS]) for one in (test, synthetic)]
+    shown = [one.take(rng.permutation(len(one))[:1000]) for one in (test, evaluation.even["synthetic"])]
     for codes, colour, name in groups:
         label = " " * name.startswith("_") + shorten(name).replace("$", r"\$")  # "_" would hide it, "$" start formulae
         for samples, marker in zip(shown, "ox", strict=True):
@@ -4795,13 +4754,13 @@ def draw_plane(axes: matplotlib.axes.Axes, side: Side) -> None:
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), markerscale=2, frameon=False, handletextpad=0.1)
 
 
-def draw_pairs(axes: matplotlib.axes.Axes, side: Side, statistic: Callable[[Samples], np.ndarray]) -> None:
+def draw_pairs(axes: matplotlib.axes.Axes, evaluation: Evaluation, statistic: Callable[[Samples], np.ndarray]) -> None:
     """Draw a statistic of synthetic samples and, for reference, of training samples against that of test samples."""
-    real = statistic(side.even["test"]).ravel()
+    real = statistic(evaluation.even["test"]).ravel()
     require(len(real), 1, "pairs of genes")
-    shown = stream(side.seed, "report figure").permutation(len(real))[:FIGURE_PAIRS]
+    shown = stream(evaluation.seed, "report figure").permutation(len(real))[:4000]
     for kind, colour, size in (("synthetic", TYPE_COLOURS[0], 8), ("training", TYPE_COLOURS[1], 2)):
-        values = statistic(side.even[kind]).ravel()
+        values = statistic(evaluation.even[kind]).ravel()
         axes.scatter(real[shown], values[shown], size, colour, alpha=0.6, linewidths=0, label=kind)
     axes.axline((real[0], real[0]), slope=1, color="black", linewidth=0.8)
     axes.set(xlabel="test samples", ylabel="synthetic, training samples")
@@ -4818,11 +4777,11 @@ def draw_scores(axes: matplotlib.axes.Axes, measures: dict[str, dict[str, Any]])
     axes.set_axis_off()
 
 
-def draw_attacks(axes: matplotlib.axes.Axes, side: Side) -> None:
+def draw_attacks(axes: matplotlib.axes.Axes, attacks: dict[str, Attack] | UnavailableError) -> None:
     """Draw how many members each attack finds against how many others it takes for members."""
-    if isinstance(side.attacks, UnavailableError):
-        raise side.attacks
-    for (key, attack), colour, style in zip(side.attacks.items(), TYPE_COLOURS, ("-", "--", "-.", ":"), strict=False):
+    if isinstance(attacks, UnavailableError):
+        raise attacks
+    for (key, attack), colour, style in zip(attacks.items(), TYPE_COLOURS, ("-", "--", "-.", ":"), strict=False):
         label = f"{attack.estimate()[0]:.2f} {ATTACKS[key]}"
         others, members, _ = sklearn.metrics.roc_curve(attack.member, attack.scores, sample_weight=attack.weights)
         axes.plot(others, members, style, color=colour, linewidth=2, label=label)
@@ -4834,16 +4793,16 @@ def draw_attacks(axes: matplotlib.axes.Axes, side: Side) -> None:
     axes.legend(title="AUC", loc="lower right", borderpad=0.2, handlelength=2, fontsize=11)
 
 
-def draw_report(path: Path, side: Side, report: dict[str, Any], title: str) -> None:
+def draw_report(path: Path, evaluation: Evaluation, report: dict[str, Any], title: str) -> None:
     """Draw a report to path: types, means, variances, scores, correlations and attacks, one panel each."""
-    means, variances = (lambda samples, i=i: type_moments(samples, side.evaluation)[i] for i in (0, 1))
+    means, variances = (lambda samples, i=i: type_moments(samples, evaluation)[i] for i in (0, 1))
     panels: dict[str, Callable[[matplotlib.axes.Axes], None]] = {
-        "Samples by type (o real, x synthetic)": lambda axes: draw_plane(axes, side),
-        "Means of genes in types (sd)": lambda axes: draw_pairs(axes, side, means),
-        "Log variances within types": lambda axes: draw_pairs(axes, side, variances),
+        "Samples by type (o real, x synthetic)": lambda axes: draw_plane(axes, evaluation),
+        "Means of genes in types (sd)": lambda axes: draw_pairs(axes, evaluation, means),
+        "Log variances within types": lambda axes: draw_pairs(axes, evaluation, variances),
         "Learned from synthetic or from real": lambda axes: draw_scores(axes, report[UTILITY]),
-        "Correlations of genes": lambda axes: draw_pairs(axes, side, lambda samples: correlations(samples.x)),
-        "Who was in the training data?": lambda axes: draw_attacks(axes, side),
+        "Correlations of genes": lambda axes: draw_pairs(axes, evaluation, lambda samples: correlations(samples.x)),
+        "Who was in the training data?": lambda axes: draw_attacks(axes, evaluation.attacks["synthetic"]),
     }
     answers = (f"{GROUPS[group][1]}: {ANSWERS[verdict['ok']]}" for group, verdict in report["verdicts"].items())
     with matplotlib.rc_context({"font.size": 13, "axes.titlesize": 14}):
@@ -5483,17 +5442,17 @@ def draw_table(args: Args, sampler: Sampler, plan: SamplingPlan, terminal: Termi
 def predict(args: Args, experiment: Experiment | None, sampler: Sampler, terminal: Terminal) -> dict[str, Any]:
     """Type the samples of a new table by the best classifier, or a saved generator's Bayes rule; write what it says."""
     source, target = args.predict
-    classifier = choose_classifier(experiment) if experiment else bayes_rule_of(sampler)
-    on_folds = f"balanced accuracy {classifier.score:.4f} on inner folds of the training samples"
-    chosen = f"{classifier.name}: the best of all, {on_folds}" if experiment else "Bayes rule of the saved generator"
+    name, score, *fitted = choose_classifier(experiment, sampler)
+    on_folds = f"balanced accuracy {score:.4f} on inner folds of the training samples"
+    chosen = f"{name}: the best of all, {on_folds}" if experiment else "Bayes rule of the saved generator"
     terminal.print(f"\nClassifier: {chosen}")
     new = read_new_samples(source, args.layer if source.suffix == ".h5ad" else None, sampler.genes)
-    table, notes = type_samples(classifier, sampler, new, source)
+    table, notes = type_samples(new, source, sampler, *fitted)
     terminal.warn(*new.notes, *notes)
     write_predictions(target, table)
     terminal.print(f"Typed {len(table)} samples of {source}, written to {target}")
-    counts = {name: int(count) for name, count in table["type"].value_counts().items()}
-    return {"path": str(target), "classifier": classifier.name, "score": classifier.score, "type_counts": counts}
+    counts = {one: int(count) for one, count in table["type"].value_counts().items()}
+    return {"path": str(target), "classifier": name, "score": score, "type_counts": counts}
 
 
 def draw_for_report(sampler: Sampler, types: np.ndarray, temperature: float, seed: int) -> Cohort:
@@ -5535,16 +5494,16 @@ def judge(
 ) -> dict[str, Any]:
     """Judge a generator, or a given table; print what is found and write it to the folder asked for."""
     start = time.perf_counter()
-    found, side = evaluate(find_evaluation(args, real, sampler, terminal), args.seed)
-    terminal.warn(*side.evaluation.notes)
+    found, evaluation = evaluate(find_evaluation(args, real, sampler, terminal), args.seed)
+    terminal.warn(*evaluation.notes)
     origin = shorten(args.report_only.name, 40) if args.report_only else "drawn for this report"
-    terminal.print("", *format_report(found, side.evaluation.kinds, origin))
+    terminal.print("", *format_report(found, evaluation.kinds, origin))
     if args.report:
         args.report.mkdir(exist_ok=True)
         data, figure = (args.report / name for name in REPORT_FILES)
         write_json(data, found | {"manifest": manifest})
-        types = len(side.evaluation.types)
-        draw_report(figure, side, found, f"Synthetic samples ({origin}) of {manifest['data']['name']}, {types} types")
+        title = f"Synthetic samples ({origin}) of {manifest['data']['name']}, {len(evaluation.types)} types"
+        draw_report(figure, evaluation, found, title)
         seconds = time.perf_counter() - start
         terminal.print(f"Report written to {data} and {figure.name} in {seconds:.1f} seconds")
     return found
