@@ -3871,10 +3871,7 @@ MIN_FIT_PERCENTILE = 1.0  # of likelihood; a sample below it belongs to no type
 
 
 def held_out_likelihoods(experiment: Experiment) -> np.ndarray | None:
-    """Return the quantiles (101,) of held-out samples' log densities under the type that has the highest.
-
-    Held out are the test samples, or, where there are none, those of an inner fold.
-    """
+    """Return the quantiles (101,) of test samples' highest log densities; without any, those of an inner fold."""
     dataset, seed = experiment.dataset, experiment.seed
     samples, held_out = dataset.all_training(), dataset.test.x
     if not len(held_out):
@@ -3890,10 +3887,10 @@ def held_out_likelihoods(experiment: Experiment) -> np.ndarray | None:
 def choose_classifier(
     experiment: Experiment | None, sampler: Sampler
 ) -> tuple[str, float, Predictor, Factors, np.ndarray | None]:
-    """Return the best classifier on inner folds: its name, its score there, and it, fitted to all training samples.
+    """Return the best classifier on inner folds, or, without an experiment, the Bayes rule of a saved generator.
 
-    Then a Gaussian of each type, and the likelihoods (quantiles,) of held-out samples under it, None where unknown. A
-    saved generator comes without an experiment: its Bayes rule needs no data.
+    These are its name, its score, it, fitted to all training samples, a Gaussian of each type, and the likelihoods
+    (quantiles,) of held-out samples under that, None where unknown.
     """
     if not experiment:
         factors, kind = sampler.model.factors, sampler.model.kind
@@ -3924,10 +3921,7 @@ def fit_percentile(log_likelihood: np.ndarray, held_out: np.ndarray) -> np.ndarr
 
 
 def standardise_new(new: Cohort, sampler: Sampler, path: Path) -> tuple[np.ndarray, list[str]]:
-    """Return new samples (samples, genes), standardised, missing genes at their mean, and a note on how many these are.
-
-    Refuses those that lack more than half, or are on another scale than what the classifier was trained on.
-    """
+    """Return new samples (samples, genes), standardised, if genes and scale allow, and a note on missing genes."""
     genes, fitted = sampler.genes, sampler.preprocessing
     missing = len(np.setdiff1d(genes, new.genes))
     if missing > len(genes) / 2:
@@ -3952,10 +3946,7 @@ def standardise_new(new: Cohort, sampler: Sampler, path: Path) -> tuple[np.ndarr
 def type_samples(
     new: Cohort, path: Path, sampler: Sampler, predictor: Predictor, density: Factors, likelihoods: np.ndarray | None
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Type new samples; return a table (Sample, type, probability, fit, a column per type), and notes.
-
-    fit is the percentile of a sample's likelihood among held-out samples: a low one belongs to no type.
-    """
+    """Type new samples; return a table (Sample, type, probability, percentile of fit, a column per type), and notes."""
     x, notes = standardise_new(new, sampler, path)
     probabilities = predictor.predict(x)  # (samples, types)
     chosen, fit = probabilities.argmax(axis=1), math.nan
@@ -3982,15 +3973,12 @@ def write_predictions(path: Path, table: pd.DataFrame) -> None:
 
 MAX_REAL = 5000  # training samples, and test samples, that a report looks at
 MAX_RELEASED = 10_000  # synthetic samples that it looks at and attacks
-ATTACK_COMPONENTS = 500  # that attacks work in where genes are many
 COMPONENTS = 50  # in which samples are told apart and have neighbours
 MAX_CORRELATED = 2000  # genes whose correlations with each other are looked at
 NEIGHBOURS = 5  # to which the ball around a sample reaches (Naeem et al. 2020)
 MIN_ROWS = 10  # of each kind, for measures of all types together
 MIN_ROWS_OF_TYPE = 5
 MIN_GENES = 3
-MIN_FALSE_ALARMS = 3  # expected among the non-members, for the share of members found at a rate of false alarms
-KERNEL_WIDTH = 0.25  # of the median distance between neighbours, for densities; found most members in two cohorts
 ATTACKS = {
     "attack": "nearest sample",
     "density_ratio_attack": "density ratio",
@@ -4026,13 +4014,12 @@ def require(count: int, minimum: int, what: str) -> None:
 class Evaluation:
     """Samples that a generator was trained on, others that it has not seen, and what it drew, all on one scale.
 
-    They are the kinds "training", "test" and "synthetic"; whole has all rows that there are, among which copies are
-    looked for. types (types,) are the names behind the codes, sd (genes,) is one standard deviation in training units.
-    unknown says why the training samples are not known, if so. parameters are those of a generator that is itself
-    released. What measures need is there once prepared: even has as many samples of each type of each kind, since most
-    measures depend on their number; predicted the type codes of the test samples (rows,) by classifiers trained on
-    synthetic and on training samples; attacks those on synthetic samples and, by "training", on half of the test
-    samples as if these were released.
+    They are the kinds "training", "test" and "synthetic"; whole has all their rows, among which copies are looked for.
+    types (types,) are the names behind the codes, sd (genes,) is one standard deviation in training units. unknown says
+    why the training samples are not known, if so. parameters are those of a generator that is itself released.
+    prepare() adds the rest: even are as many samples of each type of each kind, since most measures depend on their
+    number; predicted the type codes of test samples (rows,) by classifiers trained on synthetic and on training
+    samples; attacks those on synthetic samples, and by "training" those on half of the test samples instead.
     """
 
     types: np.ndarray
@@ -4118,21 +4105,20 @@ def match_types(sets: Sequence[Samples], rng: np.random.Generator) -> list[Sampl
 # ---- report: how sure measures are -------------------------------------------------------------------------------
 
 
-def share_below(scores: np.ndarray, others: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Return the share of others (each counts for its own) that lies below each score; equal ones count half."""
+def share_below(
+    scores: np.ndarray, others: np.ndarray, weights: np.ndarray, sides: Sequence[str] = ("left", "right")
+) -> np.ndarray:
+    """Return the share of others, by weight, that lies below each score; equal ones count half, or all if "right"."""
     order = np.argsort(others)
-    total = np.concatenate([[0.0], np.cumsum(shares[order])])
-    total /= total[-1]  # exactly 1, which rounding may have missed
-    return sum(total[np.searchsorted(others[order], scores, side)] for side in ("left", "right")) / 2
+    total = np.concatenate([[0.0], np.cumsum(weights[order])])
+    total /= total[-1]  # the last is exactly 1 then
+    return np.mean([total[np.searchsorted(others[order], scores, side)] for side in sides], axis=0)
 
 
 def auc_interval(
     positive: np.ndarray, negative: np.ndarray, weights: Sequence[np.ndarray] = (), confidence: float = CONFIDENCE
 ) -> tuple[float, float, float]:
-    """Return how often a positive score exceeds a negative one, and its interval (DeLong et al. 1988).
-
-    weights, of positive and of negative scores, say what each counts for.
-    """
+    """Return how often positive scores, weighted, exceed negative ones, and the interval (DeLong et al. 1988)."""
     shares = [weight / weight.sum() for weight in weights or (np.ones(len(positive)), np.ones(len(negative)))]
     below, above = share_below(positive, negative, shares[1]), 1 - share_below(negative, positive, shares[0])
     auc, variance = round(float(shares[0] @ below), 12), 0.0
@@ -4153,10 +4139,9 @@ def share_found(
     Weighted samples count as (sum w)^2 / sum w^2 (Kish 1965).
     """
     n_members, n_others = (weight.sum() ** 2 / np.square(weight).sum() for weight in weights)
-    order, member_order = np.argsort(-others), np.argsort(members)
+    order = np.argsort(-others)
     false_alarms = np.cumsum(weights[1][order]) / weights[1].sum() * n_others / (n_others + 1)
-    up_to = np.concatenate([[0.0], np.cumsum(weights[0][member_order])]) / weights[0].sum()
-    found = 1 - up_to[np.searchsorted(members[member_order], others[order], "right")]
+    found = 1 - share_below(others[order], members, weights[0], ["right"])
     curve = np.concatenate([[0.0], false_alarms, [1.0]]), np.concatenate([[0.0], found, [1.0]])
     value = float(np.interp(rate, *curve))
     count = np.arange(scipy.stats.binom.ppf(1 - 1e-6, round(n_others), rate) + 1)
@@ -4171,7 +4156,7 @@ def share_found(
     return value, min(low, value), max(high, value)
 
 
-# ---- report: fidelity --------------------------------------------------------------------------------------------
+# ---- report: fidelity and utility --------------------------------------------------------------------------------
 
 
 def concordance(a: np.ndarray, b: np.ndarray) -> float:
@@ -4255,7 +4240,29 @@ def two_sample_auc(pair: Sequence[Samples], rng: np.random.Generator) -> tuple[f
     return auc_interval(score[: len(drawn)], score[len(drawn) :])
 
 
-# ---- report: utility ---------------------------------------------------------------------------------------------
+def fidelity(evaluation: Evaluation, kind: str) -> dict[str, Any]:
+    """Compare genes one by one, moments by type, correlations, and clouds of samples."""
+    even, seed = evaluation.even, evaluation.seed
+    samples, test = pair = even[kind], even["test"]
+    require(len(test), MIN_ROWS, "samples of each kind")
+    require(len(evaluation.sd), MIN_GENES, "genes")
+    distances, usual = (gene_distances(one.x, test.x) for one in (samples, even["training"]))
+    means, variances = zip(*(type_moments(one, evaluation) for one in pair), strict=True)
+    rows = stream(seed, "report width").permutation(len(test))[:BLOCK]
+    apart = sklearn.metrics.pairwise_distances(even["training"].x[rows], test.x[rows])
+    every = np.concatenate([one.x for one in even.values()])  # kinds left out would shrink into the plane
+    plane = principal_directions(every, COMPONENTS)
+    manifold = manifold_measures(*(one.x @ plane for one in pair))
+    return {
+        "ks_median": np.median(distances),
+        "ks_share_beyond": np.mean(distances > np.quantile(usual, 0.95)),
+        "mean_agreement": concordance(*means),
+        "variance_agreement": concordance(*variances),
+        "correlation_agreement": mean_correlation(*(correlations(one.x)[None] for one in pair)),
+        "mmd": mmd(samples.x, test.x, float(np.median(np.square(apart)))),
+        "two_sample_auc": attempt(two_sample_auc, pair, stream(seed, "report two samples")),
+        **dict(zip(("precision", "recall", "density", "coverage"), manifold, strict=True)),
+    }
 
 
 def contrasts(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
@@ -4284,6 +4291,31 @@ def mean_correlation(a: np.ndarray, b: np.ndarray) -> float:
         return float(np.mean(np.nan_to_num([np.corrcoef(*pair)[0, 1] for pair in zip(a, b, strict=True)])))
 
 
+def recognition(evaluation: Evaluation, kind: str) -> dict[str, Any]:
+    """Score on test samples what was trained on the samples; the interval is of the difference from the control."""
+    test, predicted = evaluation.kinds["test"], evaluation.predicted
+    scores: dict[str, Any] = score_predictions(predicted[kind], test.y)
+    right, control = (predicted[one] == test.y for one in (kind, "training"))
+    gain = gain_interval(right, control, test, balanced=True, trained=False)
+    balanced = scores["balanced_accuracy"]
+    scores["balanced_accuracy"] = balanced, *(balanced - gain.mean + end for end in gain.interval)
+    return {f"tstr_{name}": score for name, score in scores.items()}
+
+
+def differential_expression(evaluation: Evaluation, kind: str) -> dict[str, Any]:
+    """Compare which genes set types apart with those that do in test samples."""
+    pair = evaluation.even[kind], evaluation.even["test"]
+    several = np.flatnonzero(np.bincount(pair[1].y) > 2)  # fewer samples are too few for a contrast
+    require(len(several), 2, "types with more than 2 samples of each kind")
+    require(len(evaluation.sd), MIN_GENES, "genes")
+    t, changes = zip(*(contrasts(one.take(np.isin(one.y, several))) for one in pair), strict=True)
+    return {
+        **{f"de_overlap_{top}": attempt(top_overlap, *t, top) for top in (50, 100)},
+        "de_rank_correlation": mean_correlation(*(scipy.stats.rankdata(one, axis=1) for one in t)),
+        "log_fold_change_correlation": mean_correlation(*(one * evaluation.sd for one in changes)),
+    }
+
+
 # ---- report: privacy ---------------------------------------------------------------------------------------------
 
 
@@ -4300,16 +4332,13 @@ def whitened_product(a: np.ndarray, b: np.ndarray, covariance: np.ndarray) -> np
 
 
 def nearest_and_density(x: np.ndarray, cloud: np.ndarray, width: float) -> np.ndarray:
-    """Return how far from a cloud each row of x is, to its nearest, and the log density of the cloud there, (2, rows).
-
-    The density is that of a Gaussian kernel with that standard deviation, less a constant.
-    """
+    """Return each row's distance to the nearest of a cloud, and log density, less a constant, by a Gaussian kernel."""
 
     def reduce(distance: np.ndarray, start: int) -> np.ndarray:
         density = scipy.special.logsumexp(np.square(distance) / (-2 * width**2), axis=1) - math.log(len(cloud))
         return np.stack([distance.min(1), density], axis=1)
 
-    return np.concatenate([*sklearn.metrics.pairwise_distances_chunked(x, cloud, reduce_func=reduce)]).T
+    return np.concatenate([*sklearn.metrics.pairwise_distances_chunked(x, cloud, reduce_func=reduce)]).T  # (2, rows)
 
 
 def closest_records(x: np.ndarray, records: Samples) -> tuple[np.ndarray, np.ndarray]:
@@ -4340,20 +4369,16 @@ class Attack:
     weights: np.ndarray
 
     def estimate(self, rate: float | None = None, label: int | None = None) -> tuple[float, ...]:
-        """Return the AUC, or the share of members found at a rate of false alarms, of all types or of one.
-
-        After it come the ends of its 95% interval, and those of its share of a simultaneous one.
-        """
+        """Return the AUC, or the share of members found at a rate of false alarms, and the ends of both intervals."""
         used = (self.weights > 0) & ((label is None) | (self.y == label))
         masks = used & self.member, used & ~self.member
-        minimum = MIN_ROWS if label is None else MIN_ROWS_OF_TYPE
-        require(min(map(np.count_nonzero, masks)), minimum, "training and as many other samples to guess at")
-        scores = [self.scores[mask] for mask in masks]
-        statistic = functools.partial(auc_interval, *scores, tuple(self.weights[mask] for mask in masks))
-        if rate is not None:
-            needed = math.ceil(MIN_FALSE_ALARMS / rate)
-            require(len(scores[1]), needed, f"non-members for a false-alarm rate of {rate:.0%}")
-            statistic = functools.partial(share_found, *statistic.args, rate)
+        least = MIN_ROWS if label is None else MIN_ROWS_OF_TYPE
+        require(min(map(np.count_nonzero, masks)), least, "training and as many other samples to guess at")
+        known = [*(self.scores[mask] for mask in masks), [self.weights[mask] for mask in masks]]
+        if rate is not None:  # and 3 false alarms are expected
+            require(len(known[1]), math.ceil(3 / rate), f"non-members for a false-alarm rate of {rate:.0%}")
+            known.append(rate)
+        statistic = functools.partial(auc_interval if rate is None else share_found, *known)
         return (*statistic(), *statistic(confidence=SIMULTANEOUS)[1:])
 
 
@@ -4369,7 +4394,7 @@ def attack_scores(evaluation: Evaluation, population: Samples, samples: Samples)
     """
     released, types, parameters = evaluation.kinds["synthetic"], len(evaluation.types), evaluation.parameters
     if released.x.shape[1] > MANY_GENES:
-        plane = principal_directions(released.join(population).x, ATTACK_COMPONENTS)
+        plane = principal_directions(released.join(population).x, 500)
         released, population, samples = (Samples(part.x @ plane, part.y) for part in (released, population, samples))
         parameters = parameters and (parameters[0] @ plane, None)  # the covariance of so many genes is never given
     (means, covariance), (centre, within) = (fit_gaussians(part, types) for part in (released, population))
@@ -4377,7 +4402,7 @@ def attack_scores(evaluation: Evaluation, population: Samples, samples: Samples)
         means, covariance = parameters[0], covariance if parameters[1] is None else parameters[1]
     away, apart = (samples.x - centres[samples.y] for centres in (centre, means))
     search = sklearn.neighbors.NearestNeighbors(n_neighbors=1, algorithm="brute").fit(population.x)
-    width = max(KERNEL_WIDTH * float(np.median(search.kneighbors()[0])), 1e-6)
+    width = max(float(np.median(search.kneighbors()[0])) / 4, 1e-6)  # which found most members in two cohorts
     nearest, density = nearest_and_density(samples.x, released.x, width)
     return {
         "attack": -nearest,
@@ -4388,10 +4413,9 @@ def attack_scores(evaluation: Evaluation, population: Samples, samples: Samples)
 
 
 def run_attacks(evaluation: Evaluation, seed: int) -> dict[str, Attack]:
-    """Guess from synthetic samples, and parameters if they are released, which samples were in the training data.
+    """Guess which samples were in the training data, one of each group, since intervals take them to be independent.
 
-    Half of the test samples stand for the population, the others may be mistaken for members. Of each group one sample
-    is guessed at, since intervals take samples to be independent.
+    Half of the test samples stand for the population, the others may be mistaken for members.
     """
     if evaluation.unknown:
         raise UnavailableError(evaluation.unknown)
@@ -4408,64 +4432,6 @@ def run_attacks(evaluation: Evaluation, seed: int) -> dict[str, Attack]:
     return {name: Attack(score, member, y, weights) for name, score in scores.items()}
 
 
-# ---- report: the measures, and the one table of them -------------------------------------------------------------
-
-
-# Each takes an evaluation and the kind in question, "synthetic" or, for reference, "training", which it holds against
-# test samples. It returns by the names of the measures a number, a number and the ends of its intervals, or why it is
-# unavailable.
-
-
-def fidelity(evaluation: Evaluation, kind: str) -> dict[str, Any]:
-    """Compare genes one by one, moments by type, correlations, and clouds of samples."""
-    even, seed = evaluation.even, evaluation.seed
-    samples, test = pair = even[kind], even["test"]
-    require(len(test), MIN_ROWS, "samples of each kind")
-    require(len(evaluation.sd), MIN_GENES, "genes")
-    distances, usual = (gene_distances(one.x, test.x) for one in (samples, even["training"]))
-    means, variances = zip(*(type_moments(one, evaluation) for one in pair), strict=True)
-    rows = stream(seed, "report width").permutation(len(test))[:BLOCK]
-    apart = sklearn.metrics.pairwise_distances(even["training"].x[rows], test.x[rows])
-    every = np.concatenate([one.x for one in even.values()])  # kinds left out would shrink into the plane
-    plane = principal_directions(every, COMPONENTS)
-    manifold = manifold_measures(*(one.x @ plane for one in pair))
-    return {
-        "ks_median": np.median(distances),
-        "ks_share_beyond": np.mean(distances > np.quantile(usual, 0.95)),
-        "mean_agreement": concordance(*means),
-        "variance_agreement": concordance(*variances),
-        "correlation_agreement": mean_correlation(*(correlations(one.x)[None] for one in pair)),
-        "mmd": mmd(samples.x, test.x, float(np.median(np.square(apart)))),
-        "two_sample_auc": attempt(two_sample_auc, pair, stream(seed, "report two samples")),
-        **dict(zip(("precision", "recall", "density", "coverage"), manifold, strict=True)),
-    }
-
-
-def recognition(evaluation: Evaluation, kind: str) -> dict[str, Any]:
-    """Score on test samples what was trained on the samples; the interval is of the difference from the control."""
-    test, predicted = evaluation.kinds["test"], evaluation.predicted
-    scores: dict[str, Any] = score_predictions(predicted[kind], test.y)
-    right, control = (predicted[one] == test.y for one in (kind, "training"))
-    gain = gain_interval(right, control, test, balanced=True, trained=False)
-    balanced = scores["balanced_accuracy"]
-    scores["balanced_accuracy"] = balanced, *(balanced - gain.mean + end for end in gain.interval)
-    return {f"tstr_{name}": score for name, score in scores.items()}
-
-
-def differential_expression(evaluation: Evaluation, kind: str) -> dict[str, Any]:
-    """Compare which genes set types apart with those that do in test samples."""
-    pair = evaluation.even[kind], evaluation.even["test"]
-    several = np.flatnonzero(np.bincount(pair[1].y) > 2)  # fewer samples are too few for a contrast
-    require(len(several), 2, "types with more than 2 samples of each kind")
-    require(len(evaluation.sd), MIN_GENES, "genes")
-    t, changes = zip(*(contrasts(one.take(np.isin(one.y, several))) for one in pair), strict=True)
-    return {
-        **{f"de_overlap_{top}": attempt(top_overlap, *t, top) for top in (50, 100)},
-        "de_rank_correlation": mean_correlation(*(scipy.stats.rankdata(one, axis=1) for one in t)),
-        "log_fold_change_correlation": mean_correlation(*(one * evaluation.sd for one in changes)),
-    }
-
-
 def attack_success(evaluation: Evaluation, kind: str, label: int | None = None) -> dict[str, Any]:
     """Return each attack's AUC, and the shares of members found at rates of false alarms, of all types or of one."""
     attacks = evaluation.attacks[kind]
@@ -4479,10 +4445,7 @@ def attack_success(evaluation: Evaluation, kind: str, label: int | None = None) 
 
 
 def copies(evaluation: Evaluation, kind: str) -> dict[str, Any]:
-    """Return the shares of released samples that copy a training sample, or are twice as close to it as to others.
-
-    Beside them the median distance to the closest. For reference, all are those of test samples.
-    """
+    """Count samples that copy a training sample, or are twice as close to one as to others; for reference, of test."""
     if evaluation.unknown:
         raise UnavailableError(evaluation.unknown)
     records, even = evaluation.whole["training"], evaluation.even[kind]
@@ -4497,38 +4460,28 @@ def copies(evaluation: Evaluation, kind: str) -> dict[str, Any]:
     return {"copies": np.mean(copied), "near_copies": near, "closest_record_median": np.median(matched)}
 
 
-def measure_type(evaluation: Evaluation, kind: str, label: int) -> dict[str, Any]:
-    """Return the Kolmogorov-Smirnov distance of a type's median gene, and the share of test samples recognised."""
-    recalled = np.mean(evaluation.predicted[kind][evaluation.kinds["test"].y == label] == label)
-    samples, test = (one.x[one.y == label] for one in (evaluation.even[kind], evaluation.even["test"]))
-    too_few = attempt(require, len(test), MIN_ROWS_OF_TYPE, "samples of each kind")
-    return {"ks_median": too_few or np.median(gene_distances(samples, test)), "tstr_recall": recalled}
+# ---- report: the measures, and the one table of them -------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Limit:
-    """At most, or at least, a number plus a share of the reference.
+class Measure(NamedTuple):
+    """A row of the report: its key, its label, the question it helps to answer, what computes it, and its limit.
 
-    A value with an interval breaks it only if the interval excludes chance (None: the reference), and keeps it only if
-    the interval reaches no further than slack beyond it.
+    function takes an evaluation and the kind in question, "synthetic" or, for reference, "training", and holds it
+    against test samples; it returns, by the names of its measures, a number, a number and the ends of its intervals, or
+    why it is unavailable. The limit, "most" or "least", is a number plus a share of the reference. A value with an
+    interval breaks it only if the interval excludes chance (None: the reference), and keeps it only if the interval
+    reaches no further than slack beyond it.
     """
-
-    side: str
-    number: float
-    share: float = 0.0
-    chance: float | None = None
-    slack: float = 0.1
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A row of the report: its key, its label, the question it helps to answer, what computes it, and its limit."""
 
     name: str
     label: str
     group: str
     function: Callable[[Evaluation, str], dict[str, Any]]
-    limit: Limit | None = None
+    limit: str = ""
+    number: float = 0
+    share: float = 0
+    chance: float | None = None
+    slack: float = 0.1
 
 
 GROUPS = {  # key in report.json: heading, and the words of the verdict
@@ -4537,38 +4490,38 @@ GROUPS = {  # key in report.json: heading, and the words of the verdict
     "is_private": ("Privacy", "Is private"),
 }
 FIDELITY, UTILITY, PRIVACY = GROUPS
-MOST, HALF, NEARLY_ALL = Limit("least", 0, 0.8), Limit("least", 0, 0.5), Limit("least", -0.05, 1)  # of the reference
+MOST, HALF, NEARLY_ALL = ("least", 0, 0.8), ("least", 0, 0.5), ("least", -0.05, 1)  # of the reference
 ATTACK_STATISTICS = (  # key, label, rate of false alarms, limit
-    ("auc", "membership attack AUC", None, Limit("most", 0.55, chance=0.5, slack=0.05)),
-    ("tpr", "found, 1% false alarms", 0.01, Limit("most", 0.02, chance=0.01, slack=0.01)),
-    ("tpr10", "found, 10% false alarms", 0.1, None),
+    ("auc", "membership attack AUC", None, ("most", 0.55, 0, 0.5, 0.05)),
+    ("tpr", "found, 1% false alarms", 0.01, ("most", 0.02, 0, 0.01, 0.01)),
+    ("tpr10", "found, 10% false alarms", 0.1, ()),
 )
 MEASURES = (
-    Measure("ks_median", "Kolmogorov-Smirnov distance, median gene", FIDELITY, fidelity, Limit("most", 0.05, 1)),
+    Measure("ks_median", "Kolmogorov-Smirnov distance, median gene", FIDELITY, fidelity, "most", 0.05, 1),
     Measure("ks_share_beyond", "genes beyond the real 95% of it", FIDELITY, fidelity),
-    Measure("mean_agreement", "agreement of means by type", FIDELITY, fidelity, MOST),
-    Measure("variance_agreement", "agreement of variances within types", FIDELITY, fidelity, HALF),
-    Measure("correlation_agreement", "agreement of gene-gene correlations", FIDELITY, fidelity, MOST),
+    Measure("mean_agreement", "agreement of means by type", FIDELITY, fidelity, *MOST),
+    Measure("variance_agreement", "agreement of variances within types", FIDELITY, fidelity, *HALF),
+    Measure("correlation_agreement", "agreement of gene-gene correlations", FIDELITY, fidelity, *MOST),
     Measure("mmd", "maximum mean discrepancy, squared", FIDELITY, fidelity),
-    Measure("two_sample_auc", "classifier two-sample AUC", FIDELITY, fidelity, Limit("most", 0.7, chance=0.5)),
+    Measure("two_sample_auc", "classifier two-sample AUC", FIDELITY, fidelity, "most", 0.7, chance=0.5),
     Measure("precision", "precision", FIDELITY, fidelity),
-    Measure("recall", "recall", FIDELITY, fidelity, HALF),
+    Measure("recall", "recall", FIDELITY, fidelity, *HALF),
     Measure("density", "density", FIDELITY, fidelity),
-    Measure("coverage", "coverage", FIDELITY, fidelity, HALF),
+    Measure("coverage", "coverage", FIDELITY, fidelity, *HALF),
     Measure("tstr_accuracy", "test accuracy, trained on it", UTILITY, recognition),
-    Measure("tstr_balanced_accuracy", "test balanced accuracy, trained on it", UTILITY, recognition, NEARLY_ALL),
+    Measure("tstr_balanced_accuracy", "test balanced accuracy, trained on it", UTILITY, recognition, *NEARLY_ALL),
     Measure("tstr_macro_f1", "test macro F1, trained on it", UTILITY, recognition),
     Measure("de_overlap_50", "top 50 genes of each type recovered", UTILITY, differential_expression),
     Measure("de_overlap_100", "top 100 genes of each type recovered", UTILITY, differential_expression),
-    Measure("de_rank_correlation", "correlation of gene ranks by type", UTILITY, differential_expression, MOST),
-    Measure("log_fold_change_correlation", "correlation of log-fold changes", UTILITY, differential_expression, MOST),
+    Measure("de_rank_correlation", "correlation of gene ranks by type", UTILITY, differential_expression, *MOST),
+    Measure("log_fold_change_correlation", "correlation of log-fold changes", UTILITY, differential_expression, *MOST),
     *(
-        Measure(f"{attack}_{key}", f"{what}, {name}", PRIVACY, attack_success, limit)
+        Measure(f"{attack}_{key}", f"{what}, {name}", PRIVACY, attack_success, *limit)
         for key, what, _, limit in ATTACK_STATISTICS
         for attack, name in ATTACKS.items()
     ),
-    Measure("copies", "exact copies of training samples", PRIVACY, copies, Limit("most", 0, 1)),
-    Measure("near_copies", "near copies of training samples", PRIVACY, copies, Limit("most", 0.01, 1)),
+    Measure("copies", "exact copies of training samples", PRIVACY, copies, "most", 0, 1),
+    Measure("near_copies", "near copies of training samples", PRIVACY, copies, "most", 0.01, 1),
     Measure("closest_record_median", "distance to the closest (weak evidence)", PRIVACY, copies),
 )
 
@@ -4597,6 +4550,14 @@ def measure(
     return found
 
 
+def measure_type(evaluation: Evaluation, kind: str, label: int) -> dict[str, Any]:
+    """Return the Kolmogorov-Smirnov distance of a type's median gene, and the share of test samples recognised."""
+    recalled = np.mean(evaluation.predicted[kind][evaluation.kinds["test"].y == label] == label)
+    samples, test = (one.x[one.y == label] for one in (evaluation.even[kind], evaluation.even["test"]))
+    too_few = attempt(require, len(test), MIN_ROWS_OF_TYPE, "samples of each kind")
+    return {"ks_median": too_few or np.median(gene_distances(samples, test)), "tstr_recall": recalled}
+
+
 def measure_types(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Return the number of samples and the measures of each type, worst type first."""
     entries = []
@@ -4620,18 +4581,18 @@ def shortfall(entry: dict[str, Any]) -> float:
 
 def judge_measure(row: Measure, found: dict[str, Any]) -> tuple[bool | None, str]:
     """Return whether a measure keeps its limit (None: inconclusive), and the words that say so."""
-    value, reference, limit = found["value"], found.get("reference"), row.limit
-    if value is None or (reference is None and limit.share):
+    value, reference = found["value"], found.get("reference")
+    if value is None or (reference is None and row.share):
         return None, found.get("why", f"{row.label}: too few samples for a reference")
-    bound = limit.number + limit.share * (reference or 0)
-    sign = 1 if limit.side == "most" else -1  # what is asked to be high is looked at upside down
+    bound = row.number + row.share * (reference or 0)
+    sign = 1 if row.limit == "most" else -1  # what is asked to be high is looked at upside down
     ends = found.get("simultaneous", found.get("interval"))
     near_end, far_end = (ends or (value, value))[::sign]
-    chance = bound if ends is None else reference if limit.chance is None else limit.chance
-    words = f"{row.label} {value:.4f} (at {limit.side} {bound:.4f})"
+    chance = bound if ends is None else reference if row.chance is None else row.chance
+    words = f"{row.label} {value:.4f} (at {row.limit} {bound:.4f})"
     if sign * value > sign * bound:
         return (False if sign * (near_end - chance) > 0 else None), words
-    if ends and sign * (far_end - bound) > limit.slack + 1e-9:
+    if ends and sign * (far_end - bound) > row.slack + 1e-9:
         return None, f"{row.label} {value:.4f}, but perhaps {far_end:.4f}"
     if row.name.endswith("attack_auc") and far_end < 0.4:
         return None, f"{row.label} {value:.4f}: others look more like members; are the training samples right?"
@@ -4678,23 +4639,13 @@ def prepare(evaluation: Evaluation, seed: int) -> Evaluation:
 def evaluate(evaluation: Evaluation, seed: int) -> tuple[dict[str, Any], Evaluation]:
     """Take all measures of an evaluation and answer the three questions.
 
-    Returns what report.json holds, less its manifest: measures by group and name, a verdict on each group, and types,
-    worst first; and the evaluation as it was prepared.
+    Returns what report.json holds, less its manifest, and the evaluation as it was prepared.
     """
     evaluation, measures = prepare(evaluation, seed), {group: {} for group in GROUPS}
     for (group, function), rows in itertools.groupby(MEASURES, key=lambda row: (row.group, row.function)):
         measures[group] |= measure(function, [row.name for row in rows], evaluation)
     verdicts = {group: judge_group(group, measures[group], evaluation) for group in GROUPS}
     return {**measures, "verdicts": verdicts, "by_type": measure_types(evaluation)}, evaluation
-
-
-WORST_TYPES = 5  # printed
-TYPE_HEADINGS = {
-    "ks_median": "KS distance",
-    "tstr_recall": "recall",
-    "attack_auc": "nearest",
-    "tracing_attack_auc": "tracing",
-}
 
 
 def format_pair(found: dict[str, Any], digits: int) -> list[str]:
@@ -4719,9 +4670,11 @@ def format_report(report: dict[str, Any], kinds: dict[str, Samples], origin: str
             lines.append(f"  {row.label:40s} {value:>9s} {reference:>9s}{ends}")
         for why in dict.fromkeys(found["why"] for found in report[group].values() if "why" in found):
             lines += textwrap.wrap(f"- {why}", 80, initial_indent="  ", subsequent_indent="    ")
-    lines.append(f"{'Worst types, synthetic/real':27s}" + "".join(f"{name:>13s}" for name in TYPE_HEADINGS.values()))
-    for entry in report["by_type"][:WORST_TYPES]:
-        cells = "".join(f"{'/'.join(format_pair(entry[name], 3)):>13s}" for name in TYPE_HEADINGS)
+    headings = ("KS distance", "recall", "nearest", "tracing")
+    lines.append(f"{'Worst types, synthetic/real':27s}" + "".join(f"{name:>13s}" for name in headings))
+    for entry in report["by_type"][:5]:
+        shown = (entry[key] for key in ("ks_median", "tstr_recall", "attack_auc", "tracing_attack_auc"))
+        cells = "".join(f"{'/'.join(format_pair(found, 3)):>13s}" for found in shown)
         lines.append(f"  {shorten(entry['type'], 25):25s}{cells}")
     for group, (_, question) in GROUPS.items():
         words = f"{question}: {report['verdicts'][group]['words']}"
@@ -4729,10 +4682,15 @@ def format_report(report: dict[str, Any], kinds: dict[str, Samples], origin: str
     return lines
 
 
-# ---- report: its figure ------------------------------------------------------------------------------------------
+# ---- figures: of a report, and of accuracy by epoch --------------------------------------------------------------
 
 TYPE_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000")  # Okabe and Ito 2008
 OTHER_COLOUR = "#bbbbbb"
+CURVES = {  # of accuracy by epoch: published column, colour, and a line and marker that tell them apart in grey
+    "augmented": ("trained w/ synthetic data", "#b2182b", "o-"),
+    "same_steps": ("same steps w/o synthetic data", "#4d4d4d", "s--"),
+    "real": ("trained w/o synthetic data", "#67a9cf", "^:"),
+}
 
 
 def draw_plane(axes: matplotlib.axes.Axes, evaluation: Evaluation) -> None:
@@ -4820,25 +4778,15 @@ def draw_report(path: Path, evaluation: Evaluation, report: dict[str, Any], titl
             figure.savefig(beside)
 
 
-# ---- figures -----------------------------------------------------------------------------------------------------
-
-CURVES = {  # of accuracy by epoch: published column, colour, and a line and marker that tell them apart in grey
-    "augmented": ("trained w/ synthetic data", "#b2182b", "o-"),
-    "same_steps": ("same steps w/o synthetic data", "#4d4d4d", "s--"),
-    "real": ("trained w/o synthetic data", "#67a9cf", "^:"),
-}
-
-
-def draw_accuracy(path: Path, table: list[dict[str, float]], title: str, band: str) -> None:
-    """Draw test accuracy by epoch, with bands that `band` explains, to path."""
+def draw_accuracy(path: Path, rows: list[dict[str, float]], title: str, band: str) -> None:
+    """Draw test accuracy by epoch, with bands that `band` explains, to path, and write the numbers to a .csv beside."""
     figure = matplotlib.figure.Figure(figsize=(7, 4.6), dpi=200, layout="constrained")
-    axes = figure.add_subplot()
-    epochs = [row["epochs"] for row in table]
+    axes, table = figure.add_subplot(), pd.DataFrame(rows)
     for key, (label, colour, style) in CURVES.items():
-        axes.plot(epochs, [row[key] for row in table], style, color=colour, label=label, markersize=5, linewidth=1.8)
-        if f"{key}_low" in table[0]:
-            low, high = ([row[f"{key}_{end}"] for row in table] for end in ("low", "high"))
-            axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.plot("epochs", key, style, data=table, color=colour, label=label, markersize=5, linewidth=1.8)
+        if f"{key}_low" in table:
+            ends = table[f"{key}_low"], table[f"{key}_high"]
+            axes.fill_between(table["epochs"], *ends, color=colour, alpha=0.2, linewidth=0)
     axes.set_xlabel("Epochs (same steps: as many steps as with synthetic data)", fontsize=12)
     axes.set_ylabel("Test accuracy", fontsize=12)
     axes.set_title(title, parse_math=False, fontsize=13)
@@ -4849,14 +4797,10 @@ def draw_accuracy(path: Path, table: list[dict[str, float]], title: str, band: s
     axes.legend(loc="lower right", fontsize=11, title=band or None)
     with replacing(path) as beside:
         figure.savefig(beside)
-
-
-def write_accuracy_table(path: Path, table: list[dict[str, float]]) -> None:
-    """Write accuracy by epoch to a .csv: the published columns, the control, and the ends of the bands."""
     names = {"epochs": "Epochs"} | {key: CURVES[key][0] for key in ("real", "augmented", "same_steps")}
-    ends = [key for key in table[0] if key.endswith(("_low", "_high"))]
-    with replacing(path) as beside:
-        pd.DataFrame(table)[[*names, *ends]].rename(columns=names).to_csv(beside, index=False)
+    columns = [*names, *(key for key in table if key.endswith(("_low", "_high")))]
+    with replacing(path.with_suffix(".csv")) as beside:
+        table[columns].rename(columns=names).to_csv(beside, index=False)
 
 
 # ---- command line: what the user asks for; nothing above knows args -------------------------------------------------
@@ -5367,7 +5311,6 @@ def combine_splits(args: Args, cohort: Cohort, summaries: list[Summary], termina
             band = f"band: 95% interval over {args.repeats} splits"
         if not terminal.quiet:
             draw_accuracy(path, table, f"{cohort.name}, {types} types", band)
-            write_accuracy_table(path.with_suffix(".csv"), table)
         terminal.print(f"Written to {path} and {path.with_suffix('.csv').name}")
     return results
 
