@@ -3892,12 +3892,10 @@ def choose_classifier(
     These are its name, its score, it, fitted to all training samples, a Gaussian of each type, and the likelihoods
     (quantiles,) of held-out samples under that, None where unknown.
     """
+    factors, kind = sampler.model.factors, sampler.model.kind
+    if not (experiment or sampler.model.conditional):
+        raise RnagenError(f"--predict: a generator of -m {kind} has no density of each type; use -m cvae or gaussian")
     if not experiment:
-        factors, kind = sampler.model.factors, sampler.model.kind
-        if not sampler.model.conditional:
-            raise RnagenError(
-                f"--predict: a generator of -m {kind} has no density of each type; use -m cvae or gaussian"
-            )
         return "Bayes rule", math.nan, factors, factors, sampler.likelihoods
     samples, fits = experiment.dataset.all_training(), classifier_fits(experiment)
     scores = choose_best_on_inner_folds(fits, samples, experiment.seed, functools.partial(fit_rows, experiment))
@@ -3907,13 +3905,10 @@ def choose_classifier(
 
 
 def fit_percentile(log_likelihood: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-    """Return the percentile (samples,) of log-likelihoods among those of held-out training samples.
-
-    Below the lowest tenth of these (at least 5), too few to count, the tail is exponential (Pickands 1975).
-    """
+    """Return the percentile (samples,) of log-likelihoods among those of held-out training samples."""
     held_out = np.sort(held_out)
     percentile = 100 * np.searchsorted(held_out, log_likelihood, side="right") / (len(held_out) + 1)
-    tail = max(len(held_out) // 10, 5)
+    tail = max(len(held_out) // 10, 5)  # too few to count: taken to be exponential (Pickands 1975)
     threshold = held_out[tail]
     scale = max(float(np.mean(threshold - held_out[:tail])), 1e-9)
     in_tail = 100 * tail / len(held_out) * np.exp(np.minimum(log_likelihood - threshold, 0) / scale)
@@ -3955,9 +3950,8 @@ def type_samples(
         if strange := np.count_nonzero(fit < MIN_FIT_PERCENTILE):
             notes.append(f"{strange} of {len(x)} samples fit their type worse than 99% of held-out ones (column fit)")
     said = {"Sample": new.samples, "type": sampler.types[chosen], "probability": probabilities.max(axis=1), "fit": fit}
-    table = pd.DataFrame(said)
-    names = [f"p_{name}" if name in table else name for name in sampler.types]
-    return table.join(pd.DataFrame(probabilities, columns=names)), notes
+    names = [f"p_{name}" if name in said else name for name in sampler.types]
+    return pd.DataFrame(said).join(pd.DataFrame(probabilities, columns=names)), notes
 
 
 def write_predictions(path: Path, table: pd.DataFrame) -> None:
@@ -4039,18 +4033,15 @@ def keep_shared(real: Cohort, genes: np.ndarray, types: np.ndarray, source: str)
     """Return the cohort with the genes and types that synthetic samples from source have too, and what is lost."""
     notes = []
     for kind, here, there, lack, least in (
-        ("genes", real.genes, genes, "has no gene of", 1),
-        ("types", real.types, types, "shares fewer than two types with", 2),
+        ("genes", {*real.genes}, {*genes}, "has no gene of", 1),
+        ("types", {*real.types}, {*types}, "shares fewer than two types with", 2),
     ):
-        if len(set(here) & set(there)) < least:
-            raise RnagenError(
-                f"{source}: {lack} {real.name} ({kind} {list_some(set(there))} against {list_some(set(here))}); make "
-                "the names agree, or add samples"
-            )
-        if alone := set(here) ^ set(there):
-            notes.append(
-                f"the report leaves out {kind} that only one of {source} and {real.name} has: {list_some(alone)}"
-            )
+        if len(here & there) < least:
+            names = f"{kind} {list_some(there)} against {list_some(here)}"
+            raise RnagenError(f"{source}: {lack} {real.name} ({names}); make the names agree, or add samples")
+        if here != there:
+            alone = list_some(here ^ there)
+            notes.append(f"the report leaves out {kind} that only one of {source} and {real.name} has: {alone}")
     known, shared = np.isin(real.types, types), np.isin(real.genes, genes)
     return real.take(known).with_genes(real.genes[shared]), notes
 
@@ -4065,9 +4056,8 @@ def align_for_evaluation(
     """
     types = functools.reduce(np.intersect1d, (training.types, test.types, synthetic.types))
     if len(types) < 2:
-        raise RnagenError(
-            f"{training.name}: {len(types)} types have training, test and synthetic samples; add some until two do"
-        )
+        shared = f"{len(types)} types have training, test and synthetic samples"
+        raise RnagenError(f"{training.name}: {shared}; add some until two do")
     notes = []
     if lost := {*training.types, *test.types} - set(types):
         notes.append(f"types without training or test samples are looked at for copies only: {list_some(lost)}")
@@ -4105,14 +4095,12 @@ def match_types(sets: Sequence[Samples], rng: np.random.Generator) -> list[Sampl
 # ---- report: how sure measures are -------------------------------------------------------------------------------
 
 
-def share_below(
-    scores: np.ndarray, others: np.ndarray, weights: np.ndarray, sides: Sequence[str] = ("left", "right")
-) -> np.ndarray:
-    """Return the share of others, by weight, that lies below each score; equal ones count half, or all if "right"."""
+def shares_below(scores: np.ndarray, others: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the shares of others, by weight, that lie below each score, and that lie not above it, (2, scores)."""
     order = np.argsort(others)
     total = np.concatenate([[0.0], np.cumsum(weights[order])])
     total /= total[-1]  # the last is exactly 1 then
-    return np.mean([total[np.searchsorted(others[order], scores, side)] for side in sides], axis=0)
+    return np.stack([total[np.searchsorted(others[order], scores, side)] for side in ("left", "right")])
 
 
 def auc_interval(
@@ -4120,7 +4108,8 @@ def auc_interval(
 ) -> tuple[float, float, float]:
     """Return how often positive scores, weighted, exceed negative ones, and the interval (DeLong et al. 1988)."""
     shares = [weight / weight.sum() for weight in weights or (np.ones(len(positive)), np.ones(len(negative)))]
-    below, above = share_below(positive, negative, shares[1]), 1 - share_below(negative, positive, shares[0])
+    below = shares_below(positive, negative, shares[1]).mean(0)  # equal ones count half
+    above = 1 - shares_below(negative, positive, shares[0]).mean(0)
     auc, variance = round(float(shares[0] @ below), 12), 0.0
     for part, placed in zip(shares, (below, above), strict=True):
         effective = 1 / np.square(part).sum()
@@ -4141,7 +4130,7 @@ def share_found(
     n_members, n_others = (weight.sum() ** 2 / np.square(weight).sum() for weight in weights)
     order = np.argsort(-others)
     false_alarms = np.cumsum(weights[1][order]) / weights[1].sum() * n_others / (n_others + 1)
-    found = 1 - share_below(others[order], members, weights[0], ["right"])
+    found = 1 - shares_below(others[order], members, weights[0])[1]
     curve = np.concatenate([[0.0], false_alarms, [1.0]]), np.concatenate([[0.0], found, [1.0]])
     value = float(np.interp(rate, *curve))
     count = np.arange(scipy.stats.binom.ppf(1 - 1e-6, round(n_others), rate) + 1)
@@ -4179,11 +4168,9 @@ def gene_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def type_moments(samples: Samples, evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
-    """Return the means (types, genes), standardised, and log variances within types (genes,), in training units.
-
-    Standardised variances would agree with those of whatever they are standardised by.
-    """
+    """Return the means (types, genes), standardised, and log variances within types (genes,), in training units."""
     means, _, residuals = class_residuals(samples, len(evaluation.types))
+    # standardised variances would agree with those of whatever they are standardised by
     return means, np.log(np.square(residuals.x).mean(0) + MIN_VARIANCE) + 2 * np.log(evaluation.sd)
 
 
@@ -4209,9 +4196,9 @@ def mmd(a: np.ndarray, b: np.ndarray, width: float) -> float:
 def manifold_measures(x: np.ndarray, real: np.ndarray) -> tuple[float, float, float, float]:
     """Return precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
-    Around each row lies a ball that reaches to its fifth neighbour of its own kind. Precision is the share of rows in
-    any real ball, density how many they lie in, over five; recall is the share of real rows in any ball of rows,
-    coverage that of real balls with a row in them. x and real are (rows, components).
+    A ball reaches from a row to its fifth neighbour of its own kind. Precision is the share of rows x in any real ball,
+    density how many they lie in, over five; recall is the share of real rows in any ball of x, coverage that of real
+    balls with a row of x in them.
     """
     search = sklearn.neighbors.NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute")
     reach, real_reach = (search.fit(part).kneighbors()[0][:, -1] for part in (x, real))
@@ -4221,10 +4208,9 @@ def manifold_measures(x: np.ndarray, real: np.ndarray) -> tuple[float, float, fl
 
 
 def two_sample_auc(pair: Sequence[Samples], rng: np.random.Generator) -> tuple[float, float, float]:
-    """Have a classifier tell samples from as many real ones of each type, not tearing groups apart.
+    """Have gradient boosting tell samples of one half, groups whole, trained on the other (Lopez-Paz and Oquab 2017).
 
-    Gradient boosting on 50 principal components, trained on one half and scored on the other, and the other way round
-    (Lopez-Paz and Oquab 2017). Of a type, each half has as many of either kind: with equal totals alone, what is rare
+    Of a type, each half has as many of either kind: with equal totals alone, what is rare
     in one half would be common in the other, and a classifier trained on the one be worse than chance on the other.
     """
     cells = [replace(one, y=2 * one.y + inner_folds(one.y, one.groups, 2, rng)) for one in pair]
@@ -4295,8 +4281,8 @@ def recognition(evaluation: Evaluation, kind: str) -> dict[str, Any]:
     """Score on test samples what was trained on the samples; the interval is of the difference from the control."""
     test, predicted = evaluation.kinds["test"], evaluation.predicted
     scores: dict[str, Any] = score_predictions(predicted[kind], test.y)
-    right, control = (predicted[one] == test.y for one in (kind, "training"))
-    gain = gain_interval(right, control, test, balanced=True, trained=False)
+    right = (predicted[one] == test.y for one in (kind, "training"))
+    gain = gain_interval(*right, test, balanced=True, trained=False)
     balanced = scores["balanced_accuracy"]
     scores["balanced_accuracy"] = balanced, *(balanced - gain.mean + end for end in gain.interval)
     return {f"tstr_{name}": score for name, score in scores.items()}
@@ -4332,7 +4318,7 @@ def whitened_product(a: np.ndarray, b: np.ndarray, covariance: np.ndarray) -> np
 
 
 def nearest_and_density(x: np.ndarray, cloud: np.ndarray, width: float) -> np.ndarray:
-    """Return each row's distance to the nearest of a cloud, and log density, less a constant, by a Gaussian kernel."""
+    """Return each row's distance to the nearest of a cloud, and the cloud's log density there but for a constant."""
 
     def reduce(distance: np.ndarray, start: int) -> np.ndarray:
         density = scipy.special.logsumexp(np.square(distance) / (-2 * width**2), axis=1) - math.log(len(cloud))
@@ -4342,11 +4328,8 @@ def nearest_and_density(x: np.ndarray, cloud: np.ndarray, width: float) -> np.nd
 
 
 def closest_records(x: np.ndarray, records: Samples) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distance of rows x to the closest record, and to the closest of another group, (rows,).
-
-    Distances are root mean squares over genes. Of a group at most NEIGHBOURS samples are passed over.
-    """
-    number = min(NEIGHBOURS + 1, len(records))
+    """Return root mean square distances (rows,) of x to the closest record, and to the closest of another group."""
+    number = min(NEIGHBOURS + 1, len(records))  # more than so many samples of a group are not passed over
     search = sklearn.neighbors.NearestNeighbors(n_neighbors=number, algorithm="brute").fit(records.x)
     distance, index = search.kneighbors(x)
     other = records.groups[index] != records.groups[index[:, :1]]
@@ -4357,10 +4340,10 @@ def closest_records(x: np.ndarray, records: Samples) -> tuple[np.ndarray, np.nda
 
 @dataclass(frozen=True)
 class Attack:
-    """Guesses at who was in the training data: a score for each sample (rows,), higher for likely members.
+    """Guesses at who was in the training data: scores (rows,) of samples, higher for likely members.
 
-    member (rows,) says who was, y (rows,) their types, weights (rows,) what each counts for: members and others of a
-    type the same, so that scores need not be comparable between types.
+    member (rows,) says who was. By their weights (rows,) members and others of a type y (rows,) count the same, so that
+    scores need not be comparable between types.
     """
 
     scores: np.ndarray
@@ -4369,13 +4352,13 @@ class Attack:
     weights: np.ndarray
 
     def estimate(self, rate: float | None = None, label: int | None = None) -> tuple[float, ...]:
-        """Return the AUC, or the share of members found at a rate of false alarms, and the ends of both intervals."""
+        """Return the AUC, or the share found at a rate of false alarms, of all types or one, with both intervals."""
         used = (self.weights > 0) & ((label is None) | (self.y == label))
         masks = used & self.member, used & ~self.member
         least = MIN_ROWS if label is None else MIN_ROWS_OF_TYPE
         require(min(map(np.count_nonzero, masks)), least, "training and as many other samples to guess at")
         known = [*(self.scores[mask] for mask in masks), [self.weights[mask] for mask in masks]]
-        if rate is not None:  # and 3 false alarms are expected
+        if rate is not None:  # 3 false alarms are to be expected
             require(len(known[1]), math.ceil(3 / rate), f"non-members for a false-alarm rate of {rate:.0%}")
             known.append(rate)
         statistic = functools.partial(auc_interval if rate is None else share_found, *known)
@@ -4413,21 +4396,19 @@ def attack_scores(evaluation: Evaluation, population: Samples, samples: Samples)
 
 
 def run_attacks(evaluation: Evaluation, seed: int) -> dict[str, Attack]:
-    """Guess which samples were in the training data, one of each group, since intervals take them to be independent.
-
-    Half of the test samples stand for the population, the others may be mistaken for members.
-    """
+    """Guess which samples were in the training data, one of each group, since intervals take them to be independent."""
     if evaluation.unknown:
         raise UnavailableError(evaluation.unknown)
     kinds = {kind: one.take(np.unique(one.groups, return_index=True)[1]) for kind, one in evaluation.kinds.items()}
     members, others, released = kinds["training"], kinds["test"], evaluation.kinds["synthetic"]
+    # half of the test samples stand for the population, the others may be mistaken for members
     half = stratified_group_split(others.y, others.groups, 0.5, 1, stream(seed, "report population"))
     population, samples = others.take(half), members.join(others.take(~half))
     require(len(population), 2, "test samples to stand for the population")
     member, y, types = np.arange(len(samples)) < len(members), samples.y, len(evaluation.types)
     counts = np.stack([np.bincount(y[member == side], minlength=types) for side in (False, True)])
-    known = [np.bincount(part.y, minlength=types) > 0 for part in (population, released)]
-    weights = (counts.min(0) * known[0] * known[1])[y] / counts[member.astype(int), y]
+    known = np.isin(y, population.y) & np.isin(y, released.y)
+    weights = known * counts.min(0)[y] / counts[member.astype(int), y]
     scores = attack_scores(evaluation, population, samples)
     return {name: Attack(score, member, y, weights) for name, score in scores.items()}
 
@@ -4445,11 +4426,10 @@ def attack_success(evaluation: Evaluation, kind: str, label: int | None = None) 
 
 
 def copies(evaluation: Evaluation, kind: str) -> dict[str, Any]:
-    """Count samples that copy a training sample, or are twice as close to one as to others; for reference, of test."""
+    """Return which share copies a training sample, or is twice as close as to others; for reference, test samples."""
     if evaluation.unknown:
         raise UnavailableError(evaluation.unknown)
-    records, even = evaluation.whole["training"], evaluation.even[kind]
-    released = evaluation.whole["synthetic"].x
+    records, released, even = evaluation.whole["training"], evaluation.whole["synthetic"].x, evaluation.even[kind]
     if kind == "training":
         even, released = evaluation.even["test"], evaluation.kinds["test"].x
     some = stream(evaluation.seed, "report copies").permutation(len(released))[:MAX_RELEASED]
@@ -4466,11 +4446,10 @@ def copies(evaluation: Evaluation, kind: str) -> dict[str, Any]:
 class Measure(NamedTuple):
     """A row of the report: its key, its label, the question it helps to answer, what computes it, and its limit.
 
-    function takes an evaluation and the kind in question, "synthetic" or, for reference, "training", and holds it
-    against test samples; it returns, by the names of its measures, a number, a number and the ends of its intervals, or
-    why it is unavailable. The limit, "most" or "least", is a number plus a share of the reference. A value with an
-    interval breaks it only if the interval excludes chance (None: the reference), and keeps it only if the interval
-    reaches no further than slack beyond it.
+    function takes an evaluation and the kind in question, "synthetic" or, for reference, "training"; it returns, by the
+    names of its measures, a number, a number and the ends of its intervals, or why it is unavailable. The limit, "most"
+    or "least", is a number plus a share of the reference. A value with an interval breaks it only if the interval
+    excludes chance (None: the reference), and keeps it only if the interval reaches no further than slack beyond it.
     """
 
     name: str
@@ -4528,12 +4507,8 @@ MEASURES = (
 
 # ---- report: what the measures say -------------------------------------------------------------------------------
 
-ANSWERS = {True: "yes", False: "no", None: "inconclusive"}
 
-
-def measure(
-    function: Callable[..., dict[str, Any]], names: Iterable[str], evaluation: Evaluation, *label: int
-) -> dict[str, dict[str, Any]]:
+def measure(function: Callable[..., Any], names: Iterable[str], evaluation: Evaluation, *label: int) -> dict[str, Any]:
     """Return, by name, value and intervals of synthetic samples and the value of real ones, or why unavailable."""
     found: dict[str, dict[str, Any]] = {}
     both = [attempt(function, evaluation, kind, *label) for kind in ("synthetic", "training")]
@@ -4601,8 +4576,7 @@ def judge_measure(row: Measure, found: dict[str, Any]) -> tuple[bool | None, str
 
 def judge_group(group: str, measures: dict[str, dict[str, Any]], evaluation: Evaluation) -> dict[str, Any]:
     """Answer one of the three questions, in words too; ok is None where it is inconclusive."""
-    rows = [row for row in MEASURES if row.group == group and row.limit]
-    answers = [judge_measure(row, measures[row.name]) for row in rows]
+    answers = [judge_measure(row, measures[row.name]) for row in MEASURES if row.group == group and row.limit]
     ok = False if any(kept is False for kept, _ in answers) else all(kept for kept, _ in answers) or None
     words = "; ".join(dict.fromkeys(text for kept, text in answers if kept is ok))
     if ok and group == PRIVACY:
@@ -4611,7 +4585,8 @@ def judge_group(group: str, measures: dict[str, dict[str, Any]], evaluation: Eva
         words = f"against {len(ATTACKS)} attacks on {released} released samples{parameters}: {words}"
     elif ok and evaluation.unknown:
         words += "; it may have been trained on the test samples, since its training samples are not known"
-    return {"ok": ok, "words": f"{ANSWERS[ok]}: {words}"}
+    answer = {True: "yes", False: "no", None: "inconclusive"}[ok]
+    return {"ok": ok, "words": f"{answer}: {words}"}
 
 
 def prepare(evaluation: Evaluation, seed: int) -> Evaluation:
@@ -4628,8 +4603,7 @@ def prepare(evaluation: Evaluation, seed: int) -> Evaluation:
     halves = kinds | {"synthetic": test.take(half), "test": test.take(~half)}
     reference = replace(evaluation, kinds=halves, parameters=None)
     predicted, attacks = {}, {}
-    of_kinds = zip(("synthetic", "training"), to_train_on, (evaluation, reference), strict=True)
-    for kind, samples, attacked in of_kinds:
+    for kind, samples, attacked in zip(("synthetic", "training"), to_train_on, (evaluation, reference), strict=True):
         classifier = fit_logistic_regression(samples, len(evaluation.types), LOGISTIC_C[0])
         predicted[kind] = classifier.predict(test.x).argmax(1)
         attacks[kind] = attempt(run_attacks, attacked, seed)
@@ -4637,10 +4611,7 @@ def prepare(evaluation: Evaluation, seed: int) -> Evaluation:
 
 
 def evaluate(evaluation: Evaluation, seed: int) -> tuple[dict[str, Any], Evaluation]:
-    """Take all measures of an evaluation and answer the three questions.
-
-    Returns what report.json holds, less its manifest, and the evaluation as it was prepared.
-    """
+    """Take all measures; return what report.json holds, less its manifest, and the evaluation as it was prepared."""
     evaluation, measures = prepare(evaluation, seed), {group: {} for group in GROUPS}
     for (group, function), rows in itertools.groupby(MEASURES, key=lambda row: (row.group, row.function)):
         measures[group] |= measure(function, [row.name for row in rows], evaluation)
@@ -4728,8 +4699,7 @@ def draw_pairs(axes: matplotlib.axes.Axes, evaluation: Evaluation, statistic: Ca
 def draw_scores(axes: matplotlib.axes.Axes, measures: dict[str, dict[str, Any]]) -> None:
     """Draw the table of how what was learned from synthetic samples does on test samples."""
     rows = {row.label: format_pair(measures[row.name], 3) for row in MEASURES if row.group == UTILITY}
-    box = (0.75, 0.1, 0.6, 0.8)
-    table = axes.table([*rows.values()], rowLabels=[*rows], colLabels=("synthetic", "real"), bbox=box)
+    table = axes.table([*rows.values()], rowLabels=[*rows], colLabels=("synthetic", "real"), bbox=(0.75, 0.1, 0.6, 0.8))
     table.auto_set_font_size(False)
     table.set_fontsize(10)
     axes.set_axis_off()
@@ -4754,24 +4724,22 @@ def draw_attacks(axes: matplotlib.axes.Axes, attacks: dict[str, Attack] | Unavai
 def draw_report(path: Path, evaluation: Evaluation, report: dict[str, Any], title: str) -> None:
     """Draw a report to path: types, means, variances, scores, correlations and attacks, one panel each."""
     means, variances = (lambda samples, i=i: type_moments(samples, evaluation)[i] for i in (0, 1))
-    panels: dict[str, Callable[[matplotlib.axes.Axes], None]] = {
-        "Samples by type (o real, x synthetic)": lambda axes: draw_plane(axes, evaluation),
-        "Means of genes in types (sd)": lambda axes: draw_pairs(axes, evaluation, means),
-        "Log variances within types": lambda axes: draw_pairs(axes, evaluation, variances),
-        "Learned from synthetic or from real": lambda axes: draw_scores(axes, report[UTILITY]),
-        "Correlations of genes": lambda axes: draw_pairs(axes, evaluation, lambda samples: correlations(samples.x)),
-        "Who was in the training data?": lambda axes: draw_attacks(axes, evaluation.attacks["synthetic"]),
-    }
-    answers = (f"{GROUPS[group][1]}: {ANSWERS[verdict['ok']]}" for group, verdict in report["verdicts"].items())
+    panels = (
+        ("Samples by type (o real, x synthetic)", draw_plane, evaluation),
+        ("Means of genes in types (sd)", draw_pairs, evaluation, means),
+        ("Log variances within types", draw_pairs, evaluation, variances),
+        ("Learned from synthetic or from real", draw_scores, report[UTILITY]),
+        ("Correlations of genes", draw_pairs, evaluation, lambda samples: correlations(samples.x)),
+        ("Who was in the training data?", draw_attacks, evaluation.attacks["synthetic"]),
+    )
+    answers = (f"{GROUPS[group][1]}: {said['words'].split(':')[0]}" for group, said in report["verdicts"].items())
     with matplotlib.rc_context({"font.size": 13, "axes.titlesize": 14}):
         figure = matplotlib.figure.Figure(figsize=(14.5, 9), dpi=150, layout="constrained")
         figure.suptitle(f"{title}\n{'   '.join(answers)}", fontsize=16, parse_math=False)
         grid = figure.subplots(2, 3, width_ratios=(1.25, 1, 1))
-        for axes, (name, draw) in zip(grid.flat, panels.items(), strict=True):
+        for axes, (name, draw, *shown) in zip(grid.flat, panels, strict=True):
             axes.set_title(name)
-            try:
-                draw(axes)
-            except UnavailableError as why:
+            if why := attempt(draw, axes, *shown):
                 axes.text(0.5, 0.5, textwrap.fill(str(why), 30), ha="center", va="center")
                 axes.set_axis_off()
         with replacing(path) as beside:
@@ -4785,8 +4753,7 @@ def draw_accuracy(path: Path, rows: list[dict[str, float]], title: str, band: st
     for key, (label, colour, style) in CURVES.items():
         axes.plot("epochs", key, style, data=table, color=colour, label=label, markersize=5, linewidth=1.8)
         if f"{key}_low" in table:
-            ends = table[f"{key}_low"], table[f"{key}_high"]
-            axes.fill_between(table["epochs"], *ends, color=colour, alpha=0.2, linewidth=0)
+            axes.fill_between("epochs", f"{key}_low", f"{key}_high", data=table, color=colour, alpha=0.2, linewidth=0)
     axes.set_xlabel("Epochs (same steps: as many steps as with synthetic data)", fontsize=12)
     axes.set_ylabel("Test accuracy", fontsize=12)
     axes.set_title(title, parse_math=False, fontsize=13)
