@@ -3762,31 +3762,11 @@ def accuracy_by_epoch(repeats: Sequence[np.ndarray], test_fraction: float) -> li
 # ---- prediction: the types of new samples, by the classifier that does best on inner folds -----------------------
 
 PREDICTION_SUFFIXES = (".tsv", ".csv", ".parquet")
-MIN_SHARED_GENES = 0.5  # of those that the classifier knows
-MAX_HELD_OUT = 2000  # samples that likelihoods are compared with
-MAX_SHIFT = 3.0  # median absolute standardised value of a gene's median: beyond it the scale is another
 MIN_FIT_PERCENTILE = 1.0  # of likelihood; a sample below it belongs to no type
 
 
-class TypeClassifier(NamedTuple):
-    """A classifier to keep: what predicts, its name and score on inner folds, and what tells whether it may be asked.
-
-    density is a Gaussian of each type; likelihoods (quantiles,) are the log densities of held-out samples under that of
-    the likeliest type, None where they are unknown.
-    """
-
-    name: str
-    score: float
-    predictor: Predictor
-    density: Factors
-    likelihoods: np.ndarray | None
-
-
 def held_out_likelihoods(experiment: Experiment) -> np.ndarray | None:
-    """Return the quantiles (101,) of held-out samples' log densities under the type that has the highest.
-
-    Held out are the test samples, or, where there are none, those of an inner fold.
-    """
+    """Return the quantiles (101,) of test samples' highest log densities; without any, those of an inner fold."""
     dataset, seed = experiment.dataset, experiment.seed
     samples, held_out = dataset.all_training(), dataset.test.x
     if not len(held_out):
@@ -3794,90 +3774,79 @@ def held_out_likelihoods(experiment: Experiment) -> np.ndarray | None:
         held_out, samples = samples.x[fold == 0], samples.take(fold != 0)
     if not len(samples):
         return None
-    chosen = stream(seed, "held-out likelihoods").permutation(len(held_out))[:MAX_HELD_OUT]
+    chosen = stream(seed, "held-out likelihoods").permutation(len(held_out))[:2000]
     log_density = experiment.fit_factors(samples).log_density(held_out[chosen])
     return np.quantile(log_density.max(axis=1), np.linspace(0, 1, 101)).astype(np.float32)
 
 
-def choose_classifier(experiment: Experiment) -> TypeClassifier:
-    """Choose the classifier that does best on inner folds of the training samples, and fit it to all of them."""
-    samples = experiment.dataset.all_training()
-    fits, make_rows = classifier_fits(experiment), functools.partial(fit_rows, experiment)
-    scores = choose_best_on_inner_folds(fits, samples, experiment.seed, make_rows)
-    name, score = next(iter(scores.items()))
-    rows = fit_rows(experiment, samples, experiment.sampler)
-    return TypeClassifier(name, score, fits[name](rows), rows.factors, held_out_likelihoods(experiment))
+def choose_classifier(
+    experiment: Experiment | None, sampler: Sampler
+) -> tuple[str, float, Predictor, Factors, np.ndarray | None]:
+    """Return the best classifier on inner folds, or, without an experiment, the Bayes rule of a saved generator.
 
-
-def bayes_rule_of(sampler: Sampler) -> TypeClassifier:
-    """Return the Bayes rule of a generator, which needs no data."""
+    These are its name, its score, it, fitted to all training samples, a Gaussian of each type, and the likelihoods
+    (quantiles,) of held-out samples under that, None where unknown.
+    """
     factors, kind = sampler.model.factors, sampler.model.kind
-    if not sampler.model.conditional:
+    if not (experiment or sampler.model.conditional):
         raise RnagenError(f"--predict: a generator of -m {kind} has no density of each type; use -m cvae or gaussian")
-    return TypeClassifier("Bayes rule", math.nan, factors, factors, sampler.likelihoods)
+    if not experiment:
+        return "Bayes rule", math.nan, factors, factors, sampler.likelihoods
+    samples, fits = experiment.dataset.all_training(), classifier_fits(experiment)
+    scores = choose_best_on_inner_folds(fits, samples, experiment.seed, functools.partial(fit_rows, experiment))
+    name = next(iter(scores))
+    rows = fit_rows(experiment, samples, sampler)
+    return name, scores[name], fits[name](rows), rows.factors, held_out_likelihoods(experiment)
 
 
 def fit_percentile(log_likelihood: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-    """Return the percentile (samples,) of log-likelihoods among those of held-out training samples.
-
-    Below the lowest tenth of these (at least 5), too few to count, the tail is exponential (Pickands 1975).
-    """
+    """Return the percentile (samples,) of log-likelihoods among those of held-out training samples."""
     held_out = np.sort(held_out)
     percentile = 100 * np.searchsorted(held_out, log_likelihood, side="right") / (len(held_out) + 1)
-    tail = max(len(held_out) // 10, 5)
+    tail = max(len(held_out) // 10, 5)  # too few to count: taken to be exponential (Pickands 1975)
     threshold = held_out[tail]
     scale = max(float(np.mean(threshold - held_out[:tail])), 1e-9)
     in_tail = 100 * tail / len(held_out) * np.exp(np.minimum(log_likelihood - threshold, 0) / scale)
     return np.where(log_likelihood < threshold, in_tail, percentile)
 
 
-def align_genes(new: Cohort, genes: np.ndarray, path: Path) -> tuple[np.ndarray, int]:
-    """Return the expression (samples, genes) of new samples in these genes, NaN where missing, and how many are."""
+def standardise_new(new: Cohort, sampler: Sampler, path: Path) -> tuple[np.ndarray, list[str]]:
+    """Return new samples (samples, genes), standardised, if genes and scale allow, and a note on missing genes."""
+    genes, fitted = sampler.genes, sampler.preprocessing
     missing = len(np.setdiff1d(genes, new.genes))
-    if len(genes) - missing < MIN_SHARED_GENES * len(genes):
+    if missing > len(genes) / 2:
         raise RnagenError(
             f"--predict {path}: has {len(genes) - missing} of the {len(genes)} genes that the classifier knows (genes "
             f"like {new.genes[:1].tolist()} against {genes[:1].tolist()}), and half are needed; make the names agree"
         )
-    return new.with_genes(genes).expression, missing
-
-
-def check_scale(x: np.ndarray, expression: np.ndarray, fitted: Preprocessing, path: Path) -> None:
-    """Find out whether new samples, standardised as x, are on the scale that the classifier was trained on."""
-    low, high = np.nanmin(expression), np.nanmax(expression)
+    expression = new.with_genes(genes).expression
+    x, low, high = fitted.standardise(expression), np.nanmin(expression), np.nanmax(expression)
     was_high = np.exp2((fitted.low + fitted.span).max()) > COUNTS_ABOVE  # in the training samples
     logged = fitted.transform != "none" and (low < 0 or (was_high and high <= COUNTS_ABOVE))
-    if logged or np.median(np.abs(np.median(x, axis=0))) > MAX_SHIFT:
+    if logged or np.median(np.abs(np.median(x, axis=0))) > 3:  # standard deviations from the mean
         units = {"none": "values as they are", "log2": "TPM or the like", "cpm": "raw counts"}[fitted.transform]
         raise RnagenError(
             f"--predict {path}: is on another scale ({low:.4g} to {high:.4g}) than what the classifier was trained on "
             f"({units}); give values in the units of that table"
         )
+    note = f"{missing} of {len(genes)} genes are missing in {path} and taken at their mean"
+    return x, [note] * (missing > 0)
 
 
 def type_samples(
-    classifier: TypeClassifier, sampler: Sampler, new: Cohort, path: Path
+    new: Cohort, path: Path, sampler: Sampler, predictor: Predictor, density: Factors, likelihoods: np.ndarray | None
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Type new samples; return a table (Sample, type, probability, fit, a column per type), and notes.
-
-    fit is the percentile of a sample's likelihood among held-out samples: a low one belongs to no type.
-    """
-    expression, missing = align_genes(new, sampler.genes, path)
-    x, notes = sampler.preprocessing.standardise(expression), []
-    check_scale(x, expression, sampler.preprocessing, path)
-    if missing:
-        notes.append(f"{missing} of {len(sampler.genes)} genes are missing in {path} and taken at their mean")
-    probabilities = classifier.predictor.predict(x)  # (samples, types)
+    """Type new samples; return a table (Sample, type, probability, percentile of fit, a column per type), and notes."""
+    x, notes = standardise_new(new, sampler, path)
+    probabilities = predictor.predict(x)  # (samples, types)
     chosen, fit = probabilities.argmax(axis=1), math.nan
-    if classifier.likelihoods is not None:
-        own = classifier.density.log_density(x)[np.arange(len(x)), chosen]
-        fit = fit_percentile(own, classifier.likelihoods)
+    if likelihoods is not None:
+        fit = fit_percentile(density.log_density(x)[np.arange(len(x)), chosen], likelihoods)
         if strange := np.count_nonzero(fit < MIN_FIT_PERCENTILE):
             notes.append(f"{strange} of {len(x)} samples fit their type worse than 99% of held-out ones (column fit)")
-    table = pd.DataFrame({"Sample": new.samples, "type": sampler.types[chosen], "probability": probabilities.max(1)})
-    table["fit"] = fit
-    names = [f"p_{name}" if name in table else name for name in sampler.types]
-    return table.join(pd.DataFrame(probabilities, columns=names)), notes
+    said = {"Sample": new.samples, "type": sampler.types[chosen], "probability": probabilities.max(axis=1), "fit": fit}
+    names = [f"p_{name}" if name in said else name for name in sampler.types]
+    return pd.DataFrame(said).join(pd.DataFrame(probabilities, columns=names)), notes
 
 
 def write_predictions(path: Path, table: pd.DataFrame) -> None:
@@ -3893,18 +3862,12 @@ def write_predictions(path: Path, table: pd.DataFrame) -> None:
 
 MAX_REAL = 5000  # training samples, and test samples, that a report looks at
 MAX_RELEASED = 10_000  # synthetic samples that it looks at and attacks
-ATTACK_COMPONENTS = 500  # that attacks work in where genes are many
 COMPONENTS = 50  # in which samples are told apart and have neighbours
 MAX_CORRELATED = 2000  # genes whose correlations with each other are looked at
 NEIGHBOURS = 5  # to which the ball around a sample reaches (Naeem et al. 2020)
 MIN_ROWS = 10  # of each kind, for measures of all types together
 MIN_ROWS_OF_TYPE = 5
 MIN_GENES = 3
-MIN_ROWS_TO_CLASSIFY = 40  # to tell them apart
-MIN_FALSE_ALARMS = 3  # expected among the non-members, for the share of members found at a rate of false alarms
-FEW_ROWS_OF_TYPE = 2  # too few for a contrast
-KERNEL_WIDTH = 0.25  # of the median distance between neighbours, for densities; found most members in two cohorts
-COPY_DISTANCE = 1e-3  # standard deviations per gene: what rounding leaves between a sample and its copy
 ATTACKS = {
     "attack": "nearest sample",
     "density_ratio_attack": "density ratio",
@@ -3915,7 +3878,7 @@ CONFIDENCE = 0.95
 SIMULTANEOUS = 1 - (1 - CONFIDENCE) / (2 * len(ATTACKS))  # Bonferroni: an AUC and a share found at 1% of each attack
 UNKNOWN_TRAINING = "the samples that it was trained on are not known; list their ids in a file for --train_ids"
 
-Parameters = tuple[np.ndarray, np.ndarray | None]  # means (types, genes), covariance (genes, genes) if known
+Parameters = tuple[np.ndarray, np.ndarray | None] | None  # means (types, genes), covariance (genes, genes) if known
 
 
 class UnavailableError(Exception):
@@ -3940,61 +3903,56 @@ def require(count: int, minimum: int, what: str) -> None:
 class Evaluation:
     """Samples that a generator was trained on, others that it has not seen, and what it drew, all on one scale.
 
-    They are the kinds "training", "test" and "synthetic". types (types,) are the names behind the codes, sd (genes,) is
-    one standard deviation in training units. Copies are looked for among all records, and all rows that are released
-    (rows, genes). unknown_training says why the training samples are not known, if so. parameters are those of a
-    generator that is itself released.
+    They are the kinds "training", "test" and "synthetic"; whole has all their rows, among which copies are looked for.
+    types (types,) are the names behind the codes, sd (genes,) is one standard deviation in training units. unknown says
+    why the training samples are not known, if so. parameters are those of a generator that is itself released.
+    prepare() adds the rest: even are as many samples of each type of each kind, since most measures depend on their
+    number; predicted the type codes of test samples (rows,) by classifiers trained on synthetic and on training
+    samples; attacks those on synthetic samples, and by "training" those on half of the test samples instead.
     """
 
     types: np.ndarray
     kinds: dict[str, Samples]
-    records: Samples
-    released: np.ndarray
+    whole: dict[str, Samples]
     sd: np.ndarray
-    unknown_training: str
-    parameters: Parameters | None
-    notes: tuple[str, ...]
+    unknown: str
+    parameters: Parameters
+    notes: list[str]
+    even: dict[str, Samples] = field(default_factory=dict)
+    predicted: dict[str, np.ndarray] = field(default_factory=dict)
+    attacks: dict[str, dict[str, Attack] | UnavailableError] = field(default_factory=dict)
+    seed: int = 0
 
 
 def keep_shared(real: Cohort, genes: np.ndarray, types: np.ndarray, source: str) -> tuple[Cohort, list[str]]:
     """Return the cohort with the genes and types that synthetic samples from source have too, and what is lost."""
     notes = []
     for kind, here, there, lack, least in (
-        ("genes", real.genes, genes, "has no gene of", 1),
-        ("types", real.types, types, "shares fewer than two types with", 2),
+        ("genes", {*real.genes}, {*genes}, "has no gene of", 1),
+        ("types", {*real.types}, {*types}, "shares fewer than two types with", 2),
     ):
-        if len(set(here) & set(there)) < least:
-            raise RnagenError(
-                f"{source}: {lack} {real.name} ({kind} {list_some(set(there))} against {list_some(set(here))}); make "
-                "the names agree, or add samples"
-            )
-        if alone := set(here) ^ set(there):
-            notes.append(
-                f"the report leaves out {kind} that only one of {source} and {real.name} has: {list_some(alone)}"
-            )
+        if len(here & there) < least:
+            names = f"{kind} {list_some(there)} against {list_some(here)}"
+            raise RnagenError(f"{source}: {lack} {real.name} ({names}); make the names agree, or add samples")
+        if here != there:
+            alone = list_some(here ^ there)
+            notes.append(f"the report leaves out {kind} that only one of {source} and {real.name} has: {alone}")
     known, shared = np.isin(real.types, types), np.isin(real.genes, genes)
     return real.take(known).with_genes(real.genes[shared]), notes
 
 
 def align_for_evaluation(
-    training: Cohort,
-    test: Cohort,
-    synthetic: Cohort,
-    transform: str,
-    unknown_training: str,
-    parameters: Parameters | None = None,
+    training: Cohort, test: Cohort, synthetic: Cohort, transform: str, unknown: str, parameters: Parameters = None
 ) -> Evaluation:
     """Return the evaluation of a synthetic cohort, which has all genes of the real ones, on their types in common.
 
-    Samples are standardised by training and test samples together: their own mean and variance would tell the
-    training samples from others. parameters are of the synthetic cohort's types, sorted, and its genes, in training
-    units.
+    Standardised by training and test samples together: their own mean and variance would tell the training samples
+    from others. parameters are of the synthetic cohort's types, sorted, and its genes, in training units.
     """
     types = functools.reduce(np.intersect1d, (training.types, test.types, synthetic.types))
     if len(types) < 2:
-        raise RnagenError(
-            f"{training.name}: {len(types)} types have training, test and synthetic samples; add some until two do"
-        )
+        shared = f"{len(types)} types have training, test and synthetic samples"
+        raise RnagenError(f"{training.name}: {shared}; add some until two do")
     notes = []
     if lost := {*training.types, *test.types} - set(types):
         notes.append(f"types without training or test samples are looked at for copies only: {list_some(lost)}")
@@ -4012,8 +3970,7 @@ def align_for_evaluation(
         parameters = means, covariance
     cohorts = {"training": training, "test": test, "synthetic": aligned}
     kinds = {kind: scale.samples(cohort, types) for kind, cohort in cohorts.items()}
-    records, released = kinds["training"], kinds["synthetic"].x
-    return Evaluation(types, kinds, records, released, scale.sd, unknown_training, parameters, tuple(notes))
+    return Evaluation(types, kinds, kinds, scale.sd, unknown, parameters, notes)
 
 
 def thin(y: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
@@ -4023,33 +3980,31 @@ def thin(y: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
     return known[np.sort(np.argsort(place, kind="stable")[:most])]
 
 
-def match_types(codes: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
-    """Choose from each set as many rows of every type as the set poorest in it has; return their indices."""
-    size = 1 + max(y.max(initial=0) for y in codes)
-    counts = np.min([np.bincount(y, minlength=size) for y in codes], axis=0)
-    return [np.flatnonzero(rank_within_types(y, rng) < counts[y]) for y in codes]
+def match_types(sets: Sequence[Samples], rng: np.random.Generator) -> list[Samples]:
+    """Choose from each set as many rows of every type as the set poorest in it has."""
+    size = 1 + max(one.y.max(initial=0) for one in sets)
+    counts = np.min([np.bincount(one.y, minlength=size) for one in sets], axis=0)
+    return [one.take(rank_within_types(one.y, rng) < counts[one.y]) for one in sets]
 
 
 # ---- report: how sure measures are -------------------------------------------------------------------------------
 
 
-def share_below(scores: np.ndarray, others: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Return the share of others (each counts for its own) that lies below each score; equal ones count half."""
+def shares_below(scores: np.ndarray, others: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the shares of others, by weight, that lie below each score, and that lie not above it, (2, scores)."""
     order = np.argsort(others)
-    total = np.concatenate([[0.0], np.cumsum(shares[order])])
-    total /= total[-1]  # exactly 1, which rounding may have missed
-    return sum(total[np.searchsorted(others[order], scores, side)] for side in ("left", "right")) / 2
+    total = np.concatenate([[0.0], np.cumsum(weights[order])])
+    total /= total[-1]  # the last is exactly 1 then
+    return np.stack([total[np.searchsorted(others[order], scores, side)] for side in ("left", "right")])
 
 
 def auc_interval(
     positive: np.ndarray, negative: np.ndarray, weights: Sequence[np.ndarray] = (), confidence: float = CONFIDENCE
 ) -> tuple[float, float, float]:
-    """Return how often a positive score exceeds a negative one, and its interval (DeLong et al. 1988).
-
-    weights, of positive and of negative scores, say what each counts for.
-    """
+    """Return how often positive scores, weighted, exceed negative ones, and the interval (DeLong et al. 1988)."""
     shares = [weight / weight.sum() for weight in weights or (np.ones(len(positive)), np.ones(len(negative)))]
-    below, above = share_below(positive, negative, shares[1]), 1 - share_below(negative, positive, shares[0])
+    below = shares_below(positive, negative, shares[1]).mean(0)  # equal ones count half
+    above = 1 - shares_below(negative, positive, shares[0]).mean(0)
     auc, variance = round(float(shares[0] @ below), 12), 0.0
     for part, placed in zip(shares, (below, above), strict=True):
         effective = 1 / np.square(part).sum()
@@ -4068,10 +4023,9 @@ def share_found(
     Weighted samples count as (sum w)^2 / sum w^2 (Kish 1965).
     """
     n_members, n_others = (weight.sum() ** 2 / np.square(weight).sum() for weight in weights)
-    order, member_order = np.argsort(-others), np.argsort(members)
+    order = np.argsort(-others)
     false_alarms = np.cumsum(weights[1][order]) / weights[1].sum() * n_others / (n_others + 1)
-    up_to = np.concatenate([[0.0], np.cumsum(weights[0][member_order])]) / weights[0].sum()
-    found = 1 - up_to[np.searchsorted(members[member_order], others[order], "right")]
+    found = 1 - shares_below(others[order], members, weights[0])[1]
     curve = np.concatenate([[0.0], false_alarms, [1.0]]), np.concatenate([[0.0], found, [1.0]])
     value = float(np.interp(rate, *curve))
     count = np.arange(scipy.stats.binom.ppf(1 - 1e-6, round(n_others), rate) + 1)
@@ -4086,7 +4040,7 @@ def share_found(
     return value, min(low, value), max(high, value)
 
 
-# ---- report: fidelity --------------------------------------------------------------------------------------------
+# ---- report: fidelity and utility --------------------------------------------------------------------------------
 
 
 def concordance(a: np.ndarray, b: np.ndarray) -> float:
@@ -4109,11 +4063,9 @@ def gene_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def type_moments(samples: Samples, evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
-    """Return the means (types, genes), standardised, and log variances within types (genes,), in training units.
-
-    Standardised variances would agree with those of whatever they are standardised by.
-    """
+    """Return the means (types, genes), standardised, and log variances within types (genes,), in training units."""
     means, _, residuals = class_residuals(samples, len(evaluation.types))
+    # standardised variances would agree with those of whatever they are standardised by
     return means, np.log(np.square(residuals.x).mean(0) + MIN_VARIANCE) + 2 * np.log(evaluation.sd)
 
 
@@ -4139,9 +4091,9 @@ def mmd(a: np.ndarray, b: np.ndarray, width: float) -> float:
 def manifold_measures(x: np.ndarray, real: np.ndarray) -> tuple[float, float, float, float]:
     """Return precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
-    Around each row lies a ball that reaches to its fifth neighbour of its own kind. Precision is the share of rows in
-    any real ball, density how many they lie in, over five; recall is the share of real rows in any ball of rows,
-    coverage that of real balls with a row in them. x and real are (rows, components).
+    A ball reaches from a row to its fifth neighbour of its own kind. Precision is the share of rows x in any real ball,
+    density how many they lie in, over five; recall is the share of real rows in any ball of x, coverage that of real
+    balls with a row of x in them.
     """
     search = sklearn.neighbors.NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute")
     reach, real_reach = (search.fit(part).kneighbors()[0][:, -1] for part in (x, real))
@@ -4151,26 +4103,47 @@ def manifold_measures(x: np.ndarray, real: np.ndarray) -> tuple[float, float, fl
 
 
 def two_sample_auc(pair: Sequence[Samples], rng: np.random.Generator) -> tuple[float, float, float]:
-    """Have a classifier tell samples from as many real ones of each type, not tearing groups apart.
+    """Have gradient boosting tell samples of one half, groups whole, trained on the other (Lopez-Paz and Oquab 2017).
 
-    Gradient boosting on 50 principal components, trained on one half and scored on the other, and the other way round
-    (Lopez-Paz and Oquab 2017). Of a type, each half has as many of either kind: with equal totals alone, what is rare
+    Of a type, each half has as many of either kind: with equal totals alone, what is rare
     in one half would be common in the other, and a classifier trained on the one be worse than chance on the other.
     """
-    cells = [2 * samples.y + inner_folds(samples.y, samples.groups, 2, rng) for samples in pair]
-    matched = match_types(cells, rng)
-    half = np.concatenate([cell[rows] % 2 for cell, rows in zip(cells, matched, strict=True)])
-    require(min(np.bincount(half, minlength=2)), MIN_ROWS_TO_CLASSIFY, "samples of both kinds in a half")
-    x = np.concatenate([samples.x[rows] for samples, rows in zip(pair, matched, strict=True)])
-    x = x @ principal_directions(x, COMPONENTS)
-    drawn, halves = np.repeat([1, 0], len(x) // 2), sklearn.model_selection.PredefinedSplit(half)
+    cells = [replace(one, y=2 * one.y + inner_folds(one.y, one.groups, 2, rng)) for one in pair]
+    drawn, real = match_types(cells, rng)
+    both = drawn.join(real)
+    half = both.y % 2
+    require(min(np.bincount(half, minlength=2)), 40, "samples of both kinds in a half")
+    x = both.x @ principal_directions(both.x, COMPONENTS)
+    is_drawn, halves = np.repeat([1, 0], len(drawn)), sklearn.model_selection.PredefinedSplit(half)
     trees = sklearn.ensemble.HistGradientBoostingClassifier(max_iter=80, random_state=sklearn_seed(rng))
     with threadpoolctl.threadpool_limits(None if len(x) > 16 * BLOCK else 1):  # on few rows threads only wait
-        score = sklearn.model_selection.cross_val_predict(trees, x, drawn, cv=halves, method="predict_proba")[:, 1]
-    return auc_interval(score[drawn == 1], score[drawn == 0])
+        score = sklearn.model_selection.cross_val_predict(trees, x, is_drawn, cv=halves, method="predict_proba")[:, 1]
+    return auc_interval(score[: len(drawn)], score[len(drawn) :])
 
 
-# ---- report: utility ---------------------------------------------------------------------------------------------
+def fidelity(evaluation: Evaluation, kind: str) -> dict[str, Any]:
+    """Compare genes one by one, moments by type, correlations, and clouds of samples."""
+    even, seed = evaluation.even, evaluation.seed
+    samples, test = pair = even[kind], even["test"]
+    require(len(test), MIN_ROWS, "samples of each kind")
+    require(len(evaluation.sd), MIN_GENES, "genes")
+    distances, usual = (gene_distances(one.x, test.x) for one in (samples, even["training"]))
+    means, variances = zip(*(type_moments(one, evaluation) for one in pair), strict=True)
+    rows = stream(seed, "report width").permutation(len(test))[:BLOCK]
+    apart = sklearn.metrics.pairwise_distances(even["training"].x[rows], test.x[rows])
+    every = np.concatenate([one.x for one in even.values()])  # kinds left out would shrink into the plane
+    plane = principal_directions(every, COMPONENTS)
+    manifold = manifold_measures(*(one.x @ plane for one in pair))
+    return {
+        "ks_median": np.median(distances),
+        "ks_share_beyond": np.mean(distances > np.quantile(usual, 0.95)),
+        "mean_agreement": concordance(*means),
+        "variance_agreement": concordance(*variances),
+        "correlation_agreement": mean_correlation(*(correlations(one.x)[None] for one in pair)),
+        "mmd": mmd(samples.x, test.x, float(np.median(np.square(apart)))),
+        "two_sample_auc": attempt(two_sample_auc, pair, stream(seed, "report two samples")),
+        **dict(zip(("precision", "recall", "density", "coverage"), manifold, strict=True)),
+    }
 
 
 def contrasts(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
@@ -4199,6 +4172,31 @@ def mean_correlation(a: np.ndarray, b: np.ndarray) -> float:
         return float(np.mean(np.nan_to_num([np.corrcoef(*pair)[0, 1] for pair in zip(a, b, strict=True)])))
 
 
+def recognition(evaluation: Evaluation, kind: str) -> dict[str, Any]:
+    """Score on test samples what was trained on the samples; the interval is of the difference from the control."""
+    test, predicted = evaluation.kinds["test"], evaluation.predicted
+    scores: dict[str, Any] = score_predictions(predicted[kind], test.y)
+    right = (predicted[one] == test.y for one in (kind, "training"))
+    gain = gain_interval(*right, test, balanced=True, trained=False)
+    balanced = scores["balanced_accuracy"]
+    scores["balanced_accuracy"] = balanced, *(balanced - gain.mean + end for end in gain.interval)
+    return {f"tstr_{name}": score for name, score in scores.items()}
+
+
+def differential_expression(evaluation: Evaluation, kind: str) -> dict[str, Any]:
+    """Compare which genes set types apart with those that do in test samples."""
+    pair = evaluation.even[kind], evaluation.even["test"]
+    several = np.flatnonzero(np.bincount(pair[1].y) > 2)  # fewer samples are too few for a contrast
+    require(len(several), 2, "types with more than 2 samples of each kind")
+    require(len(evaluation.sd), MIN_GENES, "genes")
+    t, changes = zip(*(contrasts(one.take(np.isin(one.y, several))) for one in pair), strict=True)
+    return {
+        **{f"de_overlap_{top}": attempt(top_overlap, *t, top) for top in (50, 100)},
+        "de_rank_correlation": mean_correlation(*(scipy.stats.rankdata(one, axis=1) for one in t)),
+        "log_fold_change_correlation": mean_correlation(*(one * evaluation.sd for one in changes)),
+    }
+
+
 # ---- report: privacy ---------------------------------------------------------------------------------------------
 
 
@@ -4215,24 +4213,18 @@ def whitened_product(a: np.ndarray, b: np.ndarray, covariance: np.ndarray) -> np
 
 
 def nearest_and_density(x: np.ndarray, cloud: np.ndarray, width: float) -> np.ndarray:
-    """Return how far from a cloud each row of x is, to its nearest, and the log density of the cloud there, (2, rows).
-
-    The density is that of a Gaussian kernel with that standard deviation, less a constant.
-    """
+    """Return each row's distance to the nearest of a cloud, and the cloud's log density there but for a constant."""
 
     def reduce(distance: np.ndarray, start: int) -> np.ndarray:
         density = scipy.special.logsumexp(np.square(distance) / (-2 * width**2), axis=1) - math.log(len(cloud))
         return np.stack([distance.min(1), density], axis=1)
 
-    return np.concatenate([*sklearn.metrics.pairwise_distances_chunked(x, cloud, reduce_func=reduce)]).T
+    return np.concatenate([*sklearn.metrics.pairwise_distances_chunked(x, cloud, reduce_func=reduce)]).T  # (2, rows)
 
 
 def closest_records(x: np.ndarray, records: Samples) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distance of rows x to the closest record, and to the closest of another group, (rows,).
-
-    Distances are root mean squares over genes. Of a group at most NEIGHBOURS samples are passed over.
-    """
-    number = min(NEIGHBOURS + 1, len(records))
+    """Return root mean square distances (rows,) of x to the closest record, and to the closest of another group."""
+    number = min(NEIGHBOURS + 1, len(records))  # more than so many samples of a group are not passed over
     search = sklearn.neighbors.NearestNeighbors(n_neighbors=number, algorithm="brute").fit(records.x)
     distance, index = search.kneighbors(x)
     other = records.groups[index] != records.groups[index[:, :1]]
@@ -4243,10 +4235,10 @@ def closest_records(x: np.ndarray, records: Samples) -> tuple[np.ndarray, np.nda
 
 @dataclass(frozen=True)
 class Attack:
-    """Guesses at who was in the training data: a score for each sample (rows,), higher for likely members.
+    """Guesses at who was in the training data: scores (rows,) of samples, higher for likely members.
 
-    member (rows,) says who was, y (rows,) their types, weights (rows,) what each counts for: members and others of a
-    type the same, so that scores need not be comparable between types.
+    member (rows,) says who was. By their weights (rows,) members and others of a type y (rows,) count the same, so that
+    scores need not be comparable between types.
     """
 
     scores: np.ndarray
@@ -4255,20 +4247,16 @@ class Attack:
     weights: np.ndarray
 
     def estimate(self, rate: float | None = None, label: int | None = None) -> tuple[float, ...]:
-        """Return the AUC, or the share of members found at a rate of false alarms, of all types or of one.
-
-        After it come the ends of its 95% interval, and those of its share of a simultaneous one.
-        """
+        """Return the AUC, or the share found at a rate of false alarms, of all types or one, with both intervals."""
         used = (self.weights > 0) & ((label is None) | (self.y == label))
         masks = used & self.member, used & ~self.member
-        minimum = MIN_ROWS if label is None else MIN_ROWS_OF_TYPE
-        require(min(map(np.count_nonzero, masks)), minimum, "training and as many other samples to guess at")
-        scores = [self.scores[mask] for mask in masks]
-        statistic = functools.partial(auc_interval, *scores, tuple(self.weights[mask] for mask in masks))
-        if rate is not None:
-            needed = math.ceil(MIN_FALSE_ALARMS / rate)
-            require(len(scores[1]), needed, f"non-members for a false-alarm rate of {rate:.0%}")
-            statistic = functools.partial(share_found, *statistic.args, rate)
+        least = MIN_ROWS if label is None else MIN_ROWS_OF_TYPE
+        require(min(map(np.count_nonzero, masks)), least, "training and as many other samples to guess at")
+        known = [*(self.scores[mask] for mask in masks), [self.weights[mask] for mask in masks]]
+        if rate is not None:  # 3 false alarms are to be expected
+            require(len(known[1]), math.ceil(3 / rate), f"non-members for a false-alarm rate of {rate:.0%}")
+            known.append(rate)
+        statistic = functools.partial(auc_interval if rate is None else share_found, *known)
         return (*statistic(), *statistic(confidence=SIMULTANEOUS)[1:])
 
 
@@ -4284,7 +4272,7 @@ def attack_scores(evaluation: Evaluation, population: Samples, samples: Samples)
     """
     released, types, parameters = evaluation.kinds["synthetic"], len(evaluation.types), evaluation.parameters
     if released.x.shape[1] > MANY_GENES:
-        plane = principal_directions(released.join(population).x, ATTACK_COMPONENTS)
+        plane = principal_directions(released.join(population).x, 500)
         released, population, samples = (Samples(part.x @ plane, part.y) for part in (released, population, samples))
         parameters = parameters and (parameters[0] @ plane, None)  # the covariance of so many genes is never given
     (means, covariance), (centre, within) = (fit_gaussians(part, types) for part in (released, population))
@@ -4292,7 +4280,7 @@ def attack_scores(evaluation: Evaluation, population: Samples, samples: Samples)
         means, covariance = parameters[0], covariance if parameters[1] is None else parameters[1]
     away, apart = (samples.x - centres[samples.y] for centres in (centre, means))
     search = sklearn.neighbors.NearestNeighbors(n_neighbors=1, algorithm="brute").fit(population.x)
-    width = max(KERNEL_WIDTH * float(np.median(search.kneighbors()[0])), 1e-6)
+    width = max(float(np.median(search.kneighbors()[0])) / 4, 1e-6)  # which found most members in two cohorts
     nearest, density = nearest_and_density(samples.x, released.x, width)
     return {
         "attack": -nearest,
@@ -4303,165 +4291,71 @@ def attack_scores(evaluation: Evaluation, population: Samples, samples: Samples)
 
 
 def run_attacks(evaluation: Evaluation, seed: int) -> dict[str, Attack]:
-    """Guess from synthetic samples, and parameters if they are released, which samples were in the training data.
-
-    Half of the test samples stand for the population, the others may be mistaken for members. Of each group one sample
-    is guessed at, since intervals take samples to be independent.
-    """
-    if evaluation.unknown_training:
-        raise UnavailableError(evaluation.unknown_training)
+    """Guess which samples were in the training data, one of each group, since intervals take them to be independent."""
+    if evaluation.unknown:
+        raise UnavailableError(evaluation.unknown)
     kinds = {kind: one.take(np.unique(one.groups, return_index=True)[1]) for kind, one in evaluation.kinds.items()}
     members, others, released = kinds["training"], kinds["test"], evaluation.kinds["synthetic"]
+    # half of the test samples stand for the population, the others may be mistaken for members
     half = stratified_group_split(others.y, others.groups, 0.5, 1, stream(seed, "report population"))
     population, samples = others.take(half), members.join(others.take(~half))
     require(len(population), 2, "test samples to stand for the population")
     member, y, types = np.arange(len(samples)) < len(members), samples.y, len(evaluation.types)
     counts = np.stack([np.bincount(y[member == side], minlength=types) for side in (False, True)])
-    known = [np.bincount(part.y, minlength=types) > 0 for part in (population, released)]
-    weights = (counts.min(0) * known[0] * known[1])[y] / counts[member.astype(int), y]
+    known = np.isin(y, population.y) & np.isin(y, released.y)
+    weights = known * counts.min(0)[y] / counts[member.astype(int), y]
     scores = attack_scores(evaluation, population, samples)
     return {name: Attack(score, member, y, weights) for name, score in scores.items()}
+
+
+def attack_success(evaluation: Evaluation, kind: str, label: int | None = None) -> dict[str, Any]:
+    """Return each attack's AUC, and the shares of members found at rates of false alarms, of all types or of one."""
+    attacks = evaluation.attacks[kind]
+    if isinstance(attacks, UnavailableError):
+        raise attacks
+    return {
+        f"{name}_{key}": attempt(attack.estimate, rate, label)
+        for key, _, rate, _ in ATTACK_STATISTICS
+        for name, attack in attacks.items()
+    }
+
+
+def copies(evaluation: Evaluation, kind: str) -> dict[str, Any]:
+    """Return which share copies a training sample, or is twice as close as to others; for reference, test samples."""
+    if evaluation.unknown:
+        raise UnavailableError(evaluation.unknown)
+    records, released, even = evaluation.whole["training"], evaluation.whole["synthetic"].x, evaluation.even[kind]
+    if kind == "training":
+        even, released = evaluation.even["test"], evaluation.kinds["test"].x
+    some = stream(evaluation.seed, "report copies").permutation(len(released))[:MAX_RELEASED]
+    first, second = closest_records(released[some], records)
+    matched, _ = closest_records(even.x, records)
+    copied = first <= 1e-3  # standard deviations per gene: what rounding leaves between a sample and its copy
+    near = np.mean(copied | (first < second / 2))
+    return {"copies": np.mean(copied), "near_copies": near, "closest_record_median": np.median(matched)}
 
 
 # ---- report: the measures, and the one table of them -------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Side:
-    """Synthetic samples, or for reference training samples (kind "training"), held against test samples.
+class Measure(NamedTuple):
+    """A row of the report: its key, its label, the question it helps to answer, what computes it, and its limit.
 
-    even are as many samples of each type of each kind, since most measures depend on their number. predicted are the
-    type codes of the test samples (rows,) by classifiers trained on either kind, as many samples of each type. attacks
-    are on the samples as if they were released; for reference, on half of the test samples.
+    function takes an evaluation and the kind in question, "synthetic" or, for reference, "training"; it returns, by the
+    names of its measures, a number, a number and the ends of its intervals, or why it is unavailable. The limit, "most"
+    or "least", is a number plus a share of the reference. A value with an interval breaks it only if the interval
+    excludes chance (None: the reference), and keeps it only if the interval reaches no further than slack beyond it.
     """
-
-    evaluation: Evaluation
-    kind: str
-    even: dict[str, Samples]
-    predicted: dict[str, np.ndarray]
-    attacks: dict[str, Attack] | UnavailableError
-    seed: int
-
-    @property
-    def pair(self) -> tuple[Samples, Samples]:
-        """The samples in question, and as many test samples of each type."""
-        return self.even[self.kind], self.even["test"]
-
-
-# Each takes a Side and returns values by the names of the measures: a number, a number and the ends of its intervals,
-# or why it is unavailable.
-
-
-def fidelity(side: Side) -> dict[str, Any]:
-    """Compare genes one by one, moments by type, correlations, and clouds of samples."""
-    (samples, test), training = side.pair, side.even["training"]
-    require(len(test), MIN_ROWS, "samples of each kind")
-    require(len(side.evaluation.sd), MIN_GENES, "genes")
-    distances, usual = (gene_distances(one.x, test.x) for one in (samples, training))
-    means, variances = zip(*(type_moments(one, side.evaluation) for one in side.pair), strict=True)
-    rows = stream(side.seed, "report width").permutation(len(test))[:BLOCK]
-    apart = sklearn.metrics.pairwise_distances(training.x[rows], test.x[rows])
-    every = np.concatenate([one.x for one in side.even.values()])  # kinds left out would shrink into the plane
-    plane = principal_directions(every, COMPONENTS)
-    manifold = manifold_measures(*(one.x @ plane for one in side.pair))
-    return {
-        "ks_median": np.median(distances),
-        "ks_share_beyond": np.mean(distances > np.quantile(usual, 0.95)),
-        "mean_agreement": concordance(*means),
-        "variance_agreement": concordance(*variances),
-        "correlation_agreement": mean_correlation(*(correlations(one.x)[None] for one in side.pair)),
-        "mmd": mmd(samples.x, test.x, float(np.median(np.square(apart)))),
-        "two_sample_auc": attempt(two_sample_auc, side.pair, stream(side.seed, "report two samples")),
-        **dict(zip(("precision", "recall", "density", "coverage"), manifold, strict=True)),
-    }
-
-
-def recognition(side: Side) -> dict[str, Any]:
-    """Score on test samples what was trained on the samples; the interval is of the difference from the control."""
-    test = side.evaluation.kinds["test"]
-    scores: dict[str, Any] = score_predictions(side.predicted[side.kind], test.y)
-    right, control = (side.predicted[kind] == test.y for kind in (side.kind, "training"))
-    gain = gain_interval(right, control, test, balanced=True, trained=False)
-    balanced = scores["balanced_accuracy"]
-    scores["balanced_accuracy"] = balanced, *(balanced - gain.mean + end for end in gain.interval)
-    return {f"tstr_{name}": score for name, score in scores.items()}
-
-
-def differential_expression(side: Side) -> dict[str, Any]:
-    """Compare which genes set types apart with those that do in test samples."""
-    several = np.flatnonzero(np.bincount(side.even["test"].y) > FEW_ROWS_OF_TYPE)
-    require(len(several), 2, f"types with more than {FEW_ROWS_OF_TYPE} samples of each kind")
-    require(len(side.evaluation.sd), MIN_GENES, "genes")
-    t, changes = zip(*(contrasts(one.take(np.isin(one.y, several))) for one in side.pair), strict=True)
-    return {
-        "de_overlap_50": attempt(top_overlap, *t, 50),
-        "de_overlap_100": attempt(top_overlap, *t, 100),
-        "de_rank_correlation": mean_correlation(*(scipy.stats.rankdata(one, axis=1) for one in t)),
-        "log_fold_change_correlation": mean_correlation(*(one * side.evaluation.sd for one in changes)),
-    }
-
-
-def attack_success(side: Side, label: int | None = None) -> dict[str, Any]:
-    """Return each attack's AUC, and the shares of members found at rates of false alarms, of all types or of one."""
-    if isinstance(side.attacks, UnavailableError):
-        raise side.attacks
-    return {
-        f"{name}_{key}": attempt(attack.estimate, rate, label)
-        for key, _, rate, _ in ATTACK_STATISTICS
-        for name, attack in side.attacks.items()
-    }
-
-
-def copies(side: Side) -> dict[str, Any]:
-    """Return the shares of released samples that copy a training sample, or are twice as close to it as to others.
-
-    Beside them the median distance to the closest. For reference, all are those of test samples.
-    """
-    evaluation = side.evaluation
-    if evaluation.unknown_training:
-        raise UnavailableError(evaluation.unknown_training)
-    kind = "test" if side.kind == "training" else "synthetic"
-    released = evaluation.kinds["test"].x if kind == "test" else evaluation.released
-    some = stream(side.seed, "report copies").permutation(len(released))[:MAX_RELEASED]
-    first, second = closest_records(released[some], evaluation.records)
-    matched, _ = closest_records(side.even[kind].x, evaluation.records)
-    copied = first <= COPY_DISTANCE
-    near = np.mean(copied | (first < second / 2))
-    return {"copies": np.mean(copied), "near_copies": near, "closest_record_median": np.median(matched)}
-
-
-def measure_type(side: Side, label: int) -> dict[str, Any]:
-    """Return the Kolmogorov-Smirnov distance of a type's median gene, and the share of test samples recognised."""
-    recalled = np.mean(side.predicted[side.kind][side.evaluation.kinds["test"].y == label] == label)
-    samples, test = (one.x[one.y == label] for one in side.pair)
-    too_few = attempt(require, len(test), MIN_ROWS_OF_TYPE, "samples of each kind")
-    return {"ks_median": too_few or np.median(gene_distances(samples, test)), "tstr_recall": recalled}
-
-
-@dataclass(frozen=True)
-class Limit:
-    """At most, or at least, a number plus a share of the reference.
-
-    A value with an interval breaks it only if the interval excludes chance (None: the reference), and keeps it only if
-    the interval reaches no further than slack beyond it.
-    """
-
-    side: str
-    number: float
-    share: float = 0.0
-    chance: float | None = None
-    slack: float = 0.1
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A row of the report: its key, its label, the question it helps to answer, what computes it, and its limit."""
 
     name: str
     label: str
     group: str
-    function: Callable[[Side], dict[str, Any]]
-    limit: Limit | None = None
+    function: Callable[[Evaluation, str], dict[str, Any]]
+    limit: str = ""
+    number: float = 0
+    share: float = 0
+    chance: float | None = None
+    slack: float = 0.1
 
 
 GROUPS = {  # key in report.json: heading, and the words of the verdict
@@ -4470,53 +4364,49 @@ GROUPS = {  # key in report.json: heading, and the words of the verdict
     "is_private": ("Privacy", "Is private"),
 }
 FIDELITY, UTILITY, PRIVACY = GROUPS
-MOST, HALF, NEARLY_ALL = Limit("least", 0, 0.8), Limit("least", 0, 0.5), Limit("least", -0.05, 1)  # of the reference
+MOST, HALF, NEARLY_ALL = ("least", 0, 0.8), ("least", 0, 0.5), ("least", -0.05, 1)  # of the reference
 ATTACK_STATISTICS = (  # key, label, rate of false alarms, limit
-    ("auc", "membership attack AUC", None, Limit("most", 0.55, chance=0.5, slack=0.05)),
-    ("tpr", "found, 1% false alarms", 0.01, Limit("most", 0.02, chance=0.01, slack=0.01)),
-    ("tpr10", "found, 10% false alarms", 0.1, None),
+    ("auc", "membership attack AUC", None, ("most", 0.55, 0, 0.5, 0.05)),
+    ("tpr", "found, 1% false alarms", 0.01, ("most", 0.02, 0, 0.01, 0.01)),
+    ("tpr10", "found, 10% false alarms", 0.1, ()),
 )
 MEASURES = (
-    Measure("ks_median", "Kolmogorov-Smirnov distance, median gene", FIDELITY, fidelity, Limit("most", 0.05, 1)),
+    Measure("ks_median", "Kolmogorov-Smirnov distance, median gene", FIDELITY, fidelity, "most", 0.05, 1),
     Measure("ks_share_beyond", "genes beyond the real 95% of it", FIDELITY, fidelity),
-    Measure("mean_agreement", "agreement of means by type", FIDELITY, fidelity, MOST),
-    Measure("variance_agreement", "agreement of variances within types", FIDELITY, fidelity, HALF),
-    Measure("correlation_agreement", "agreement of gene-gene correlations", FIDELITY, fidelity, MOST),
+    Measure("mean_agreement", "agreement of means by type", FIDELITY, fidelity, *MOST),
+    Measure("variance_agreement", "agreement of variances within types", FIDELITY, fidelity, *HALF),
+    Measure("correlation_agreement", "agreement of gene-gene correlations", FIDELITY, fidelity, *MOST),
     Measure("mmd", "maximum mean discrepancy, squared", FIDELITY, fidelity),
-    Measure("two_sample_auc", "classifier two-sample AUC", FIDELITY, fidelity, Limit("most", 0.7, chance=0.5)),
+    Measure("two_sample_auc", "classifier two-sample AUC", FIDELITY, fidelity, "most", 0.7, chance=0.5),
     Measure("precision", "precision", FIDELITY, fidelity),
-    Measure("recall", "recall", FIDELITY, fidelity, HALF),
+    Measure("recall", "recall", FIDELITY, fidelity, *HALF),
     Measure("density", "density", FIDELITY, fidelity),
-    Measure("coverage", "coverage", FIDELITY, fidelity, HALF),
+    Measure("coverage", "coverage", FIDELITY, fidelity, *HALF),
     Measure("tstr_accuracy", "test accuracy, trained on it", UTILITY, recognition),
-    Measure("tstr_balanced_accuracy", "test balanced accuracy, trained on it", UTILITY, recognition, NEARLY_ALL),
+    Measure("tstr_balanced_accuracy", "test balanced accuracy, trained on it", UTILITY, recognition, *NEARLY_ALL),
     Measure("tstr_macro_f1", "test macro F1, trained on it", UTILITY, recognition),
     Measure("de_overlap_50", "top 50 genes of each type recovered", UTILITY, differential_expression),
     Measure("de_overlap_100", "top 100 genes of each type recovered", UTILITY, differential_expression),
-    Measure("de_rank_correlation", "correlation of gene ranks by type", UTILITY, differential_expression, MOST),
-    Measure("log_fold_change_correlation", "correlation of log-fold changes", UTILITY, differential_expression, MOST),
+    Measure("de_rank_correlation", "correlation of gene ranks by type", UTILITY, differential_expression, *MOST),
+    Measure("log_fold_change_correlation", "correlation of log-fold changes", UTILITY, differential_expression, *MOST),
     *(
-        Measure(f"{attack}_{key}", f"{what}, {name}", PRIVACY, attack_success, limit)
+        Measure(f"{attack}_{key}", f"{what}, {name}", PRIVACY, attack_success, *limit)
         for key, what, _, limit in ATTACK_STATISTICS
         for attack, name in ATTACKS.items()
     ),
-    Measure("copies", "exact copies of training samples", PRIVACY, copies, Limit("most", 0, 1)),
-    Measure("near_copies", "near copies of training samples", PRIVACY, copies, Limit("most", 0.01, 1)),
+    Measure("copies", "exact copies of training samples", PRIVACY, copies, "most", 0, 1),
+    Measure("near_copies", "near copies of training samples", PRIVACY, copies, "most", 0.01, 1),
     Measure("closest_record_median", "distance to the closest (weak evidence)", PRIVACY, copies),
 )
 
 
 # ---- report: what the measures say -------------------------------------------------------------------------------
 
-ANSWERS = {True: "yes", False: "no", None: "inconclusive"}
 
-
-def measure(
-    function: Callable[..., dict[str, Any]], names: Iterable[str], sides: Sequence[Side], *label: int
-) -> dict[str, dict[str, Any]]:
+def measure(function: Callable[..., Any], names: Iterable[str], evaluation: Evaluation, *label: int) -> dict[str, Any]:
     """Return, by name, value and intervals of synthetic samples and the value of real ones, or why unavailable."""
     found: dict[str, dict[str, Any]] = {}
-    both = [attempt(function, side, *label) for side in sides]
+    both = [attempt(function, evaluation, kind, *label) for kind in ("synthetic", "training")]
     for name in names:
         estimate, reference = (one if isinstance(one, UnavailableError) else one[name] for one in both)
         if isinstance(estimate, UnavailableError):
@@ -4530,14 +4420,22 @@ def measure(
     return found
 
 
-def measure_types(sides: Sequence[Side]) -> list[dict[str, Any]]:
+def measure_type(evaluation: Evaluation, kind: str, label: int) -> dict[str, Any]:
+    """Return the Kolmogorov-Smirnov distance of a type's median gene, and the share of test samples recognised."""
+    recalled = np.mean(evaluation.predicted[kind][evaluation.kinds["test"].y == label] == label)
+    samples, test = (one.x[one.y == label] for one in (evaluation.even[kind], evaluation.even["test"]))
+    too_few = attempt(require, len(test), MIN_ROWS_OF_TYPE, "samples of each kind")
+    return {"ks_median": too_few or np.median(gene_distances(samples, test)), "tstr_recall": recalled}
+
+
+def measure_types(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Return the number of samples and the measures of each type, worst type first."""
     entries = []
     attacks = [row.name for row in MEASURES if row.function is attack_success]
-    for label, name in enumerate(sides[0].evaluation.types.tolist()):
-        counts = {kind: int(np.sum(samples.y == label)) for kind, samples in sides[0].evaluation.kinds.items()}
-        found = measure(measure_type, ("ks_median", "tstr_recall"), sides, label)
-        entries.append({"type": name, **counts, **found, **measure(attack_success, attacks, sides, label)})
+    for label, name in enumerate(evaluation.types.tolist()):
+        counts = {kind: int(np.sum(samples.y == label)) for kind, samples in evaluation.kinds.items()}
+        found = measure(measure_type, ("ks_median", "tstr_recall"), evaluation, label)
+        entries.append({"type": name, **counts, **found, **measure(attack_success, attacks, evaluation, label)})
     return sorted(entries, key=shortfall, reverse=True)
 
 
@@ -4553,18 +4451,18 @@ def shortfall(entry: dict[str, Any]) -> float:
 
 def judge_measure(row: Measure, found: dict[str, Any]) -> tuple[bool | None, str]:
     """Return whether a measure keeps its limit (None: inconclusive), and the words that say so."""
-    value, reference, limit = found["value"], found.get("reference"), row.limit
-    if value is None or (reference is None and limit.share):
+    value, reference = found["value"], found.get("reference")
+    if value is None or (reference is None and row.share):
         return None, found.get("why", f"{row.label}: too few samples for a reference")
-    bound = limit.number + limit.share * (reference or 0)
-    sign = 1 if limit.side == "most" else -1  # what is asked to be high is looked at upside down
+    bound = row.number + row.share * (reference or 0)
+    sign = 1 if row.limit == "most" else -1  # what is asked to be high is looked at upside down
     ends = found.get("simultaneous", found.get("interval"))
     near_end, far_end = (ends or (value, value))[::sign]
-    chance = bound if ends is None else reference if limit.chance is None else limit.chance
-    words = f"{row.label} {value:.4f} (at {limit.side} {bound:.4f})"
+    chance = bound if ends is None else reference if row.chance is None else row.chance
+    words = f"{row.label} {value:.4f} (at {row.limit} {bound:.4f})"
     if sign * value > sign * bound:
         return (False if sign * (near_end - chance) > 0 else None), words
-    if ends and sign * (far_end - bound) > limit.slack + 1e-9:
+    if ends and sign * (far_end - bound) > row.slack + 1e-9:
         return None, f"{row.label} {value:.4f}, but perhaps {far_end:.4f}"
     if row.name.endswith("attack_auc") and far_end < 0.4:
         return None, f"{row.label} {value:.4f}: others look more like members; are the training samples right?"
@@ -4573,62 +4471,47 @@ def judge_measure(row: Measure, found: dict[str, Any]) -> tuple[bool | None, str
 
 def judge_group(group: str, measures: dict[str, dict[str, Any]], evaluation: Evaluation) -> dict[str, Any]:
     """Answer one of the three questions, in words too; ok is None where it is inconclusive."""
-    rows = [row for row in MEASURES if row.group == group and row.limit]
-    answers = [judge_measure(row, measures[row.name]) for row in rows]
+    answers = [judge_measure(row, measures[row.name]) for row in MEASURES if row.group == group and row.limit]
     ok = False if any(kept is False for kept, _ in answers) else all(kept for kept, _ in answers) or None
     words = "; ".join(dict.fromkeys(text for kept, text in answers if kept is ok))
     if ok and group == PRIVACY:
         released = len(evaluation.kinds["synthetic"])
         parameters = " and the generator's parameters" * bool(evaluation.parameters)
         words = f"against {len(ATTACKS)} attacks on {released} released samples{parameters}: {words}"
-    elif ok and evaluation.unknown_training:
+    elif ok and evaluation.unknown:
         words += "; it may have been trained on the test samples, since its training samples are not known"
-    return {"ok": ok, "words": f"{ANSWERS[ok]}: {words}"}
+    answer = {True: "yes", False: "no", None: "inconclusive"}[ok]
+    return {"ok": ok, "words": f"{answer}: {words}"}
 
 
-def take_sides(evaluation: Evaluation, seed: int) -> list[Side]:
-    """Return synthetic and training samples as sides, with no more rows than a report looks at; its notes say so."""
-    kept, notes, rng = {}, [*evaluation.notes], stream(seed, "report samples")
+def prepare(evaluation: Evaluation, seed: int) -> Evaluation:
+    """Keep no more rows than a report looks at, which its notes say, and add what measures need."""
+    kinds, notes, rng = {}, [*evaluation.notes], stream(seed, "report samples")
     for kind, samples in evaluation.kinds.items():
-        kept[kind] = samples.take(thin(samples.y, MAX_RELEASED if kind == "synthetic" else MAX_REAL, rng))
-        if len(kept[kind]) < (known := np.count_nonzero(samples.y >= 0)):
-            notes.append(f"the report is on {len(kept[kind])} of {known} {kind} samples, drawn at random")
-    evaluation, test = replace(evaluation, kinds=kept, notes=tuple(notes)), kept["test"]
-    matched = match_types([samples.y for samples in kept.values()], stream(seed, "report even"))
-    even = {kind: samples.take(index) for (kind, samples), index in zip(kept.items(), matched, strict=True)}
-    kinds, predicted = ("synthetic", "training"), {}
-    matched = match_types([kept[kind].y for kind in kinds], stream(seed, "report classifiers"))
-    for kind, index in zip(kinds, matched, strict=True):
-        classifier = fit_logistic_regression(kept[kind].take(index), len(evaluation.types), LOGISTIC_C[0])
-        predicted[kind] = classifier.predict(test.x).argmax(1)
+        kinds[kind] = samples.take(thin(samples.y, MAX_RELEASED if kind == "synthetic" else MAX_REAL, rng))
+        if len(kinds[kind]) < (known := np.count_nonzero(samples.y >= 0)):
+            notes.append(f"the report is on {len(kinds[kind])} of {known} {kind} samples, drawn at random")
+    even = dict(zip(kinds, match_types([*kinds.values()], stream(seed, "report even")), strict=True))
+    evaluation, test = replace(evaluation, kinds=kinds, notes=notes, even=even, seed=seed), kinds["test"]
+    to_train_on = match_types([kinds["synthetic"], kinds["training"]], stream(seed, "report classifiers"))
     half = stratified_group_split(test.y, test.groups, 0.5, 1, stream(seed, "report released"))
-    halves = kept | {"synthetic": test.take(half), "test": test.take(~half)}
+    halves = kinds | {"synthetic": test.take(half), "test": test.take(~half)}
     reference = replace(evaluation, kinds=halves, parameters=None)
-    attacks = [attempt(run_attacks, attacked, seed) for attacked in (evaluation, reference)]
-    return [Side(evaluation, kind, even, predicted, *found, seed) for kind, *found in zip(kinds, attacks, strict=True)]
+    predicted, attacks = {}, {}
+    for kind, samples, attacked in zip(("synthetic", "training"), to_train_on, (evaluation, reference), strict=True):
+        classifier = fit_logistic_regression(samples, len(evaluation.types), LOGISTIC_C[0])
+        predicted[kind] = classifier.predict(test.x).argmax(1)
+        attacks[kind] = attempt(run_attacks, attacked, seed)
+    return replace(evaluation, predicted=predicted, attacks=attacks)
 
 
-def evaluate(evaluation: Evaluation, seed: int) -> tuple[dict[str, Any], Side]:
-    """Take all measures of an evaluation and answer the three questions.
-
-    Returns what report.json holds, less its manifest: measures by group and name, a verdict on each group, and types,
-    worst first; and the side of the synthetic samples.
-    """
-    sides, found = take_sides(evaluation, seed), {}
-    for function, rows in itertools.groupby(MEASURES, key=lambda row: row.function):
-        found |= measure(function, [row.name for row in rows], sides)
-    measures = {group: {row.name: found[row.name] for row in MEASURES if row.group == group} for group in GROUPS}
-    verdicts = {group: judge_group(group, measures[group], sides[0].evaluation) for group in GROUPS}
-    return {**measures, "verdicts": verdicts, "by_type": measure_types(sides)}, sides[0]
-
-
-WORST_TYPES = 5  # printed
-TYPE_HEADINGS = {
-    "ks_median": "KS distance",
-    "tstr_recall": "recall",
-    "attack_auc": "nearest",
-    "tracing_attack_auc": "tracing",
-}
+def evaluate(evaluation: Evaluation, seed: int) -> tuple[dict[str, Any], Evaluation]:
+    """Take all measures; return what report.json holds, less its manifest, and the evaluation as it was prepared."""
+    evaluation, measures = prepare(evaluation, seed), {group: {} for group in GROUPS}
+    for (group, function), rows in itertools.groupby(MEASURES, key=lambda row: (row.group, row.function)):
+        measures[group] |= measure(function, [row.name for row in rows], evaluation)
+    verdicts = {group: judge_group(group, measures[group], evaluation) for group in GROUPS}
+    return {**measures, "verdicts": verdicts, "by_type": measure_types(evaluation)}, evaluation
 
 
 def format_pair(found: dict[str, Any], digits: int) -> list[str]:
@@ -4653,9 +4536,11 @@ def format_report(report: dict[str, Any], kinds: dict[str, Samples], origin: str
             lines.append(f"  {row.label:40s} {value:>9s} {reference:>9s}{ends}")
         for why in dict.fromkeys(found["why"] for found in report[group].values() if "why" in found):
             lines += textwrap.wrap(f"- {why}", 80, initial_indent="  ", subsequent_indent="    ")
-    lines.append(f"{'Worst types, synthetic/real':27s}" + "".join(f"{name:>13s}" for name in TYPE_HEADINGS.values()))
-    for entry in report["by_type"][:WORST_TYPES]:
-        cells = "".join(f"{'/'.join(format_pair(entry[name], 3)):>13s}" for name in TYPE_HEADINGS)
+    headings = ("KS distance", "recall", "nearest", "tracing")
+    lines.append(f"{'Worst types, synthetic/real':27s}" + "".join(f"{name:>13s}" for name in headings))
+    for entry in report["by_type"][:5]:
+        shown = (entry[key] for key in ("ks_median", "tstr_recall", "attack_auc", "tracing_attack_auc"))
+        cells = "".join(f"{'/'.join(format_pair(found, 3)):>13s}" for found in shown)
         lines.append(f"  {shorten(entry['type'], 25):25s}{cells}")
     for group, (_, question) in GROUPS.items():
         words = f"{question}: {report['verdicts'][group]['words']}"
@@ -4663,24 +4548,27 @@ def format_report(report: dict[str, Any], kinds: dict[str, Samples], origin: str
     return lines
 
 
-# ---- report: its figure ------------------------------------------------------------------------------------------
+# ---- figures: of a report, and of accuracy by epoch --------------------------------------------------------------
 
 TYPE_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000")  # Okabe and Ito 2008
 OTHER_COLOUR = "#bbbbbb"
-FIGURE_ROWS = 1000  # of each kind that a figure shows
-FIGURE_PAIRS = 4000  # of numbers
+CURVES = {  # of accuracy by epoch: published column, colour, and a line and marker that tell them apart in grey
+    "augmented": ("trained w/ synthetic data", "#b2182b", "o-"),
+    "same_steps": ("same steps w/o synthetic data", "#4d4d4d", "s--"),
+    "real": ("trained w/o synthetic data", "#67a9cf", "^:"),
+}
 
 
-def draw_plane(axes: matplotlib.axes.Axes, side: Side) -> None:
+def draw_plane(axes: matplotlib.axes.Axes, evaluation: Evaluation) -> None:
     """Draw synthetic and test samples in the plane of the test samples' first two principal components, by type."""
-    (synthetic, test), names, rng = side.pair, side.evaluation.types, stream(side.seed, "report figure")
+    test, names, rng = evaluation.even["test"], evaluation.types, stream(evaluation.seed, "report figure")
     plane = principal_directions(test.x, 2)
     require(plane.shape[1], 2, "principal components")
     commonest = np.argsort(-np.bincount(test.y, minlength=len(names)), kind="stable")
     groups = [*zip(commonest, TYPE_COLOURS, names[commonest], strict=False)]
     if len(names) > len(groups):
         groups.insert(0, (commonest[len(groups) :], OTHER_COLOUR, "other types"))
-    shown = [one.take(rng.permutation(len(one))[:FIGURE_ROWS]) for one in (test, synthetic)]
+    shown = [one.take(rng.permutation(len(one))[:1000]) for one in (test, evaluation.even["synthetic"])]
     for codes, colour, name in groups:
         label = " " * name.startswith("_") + shorten(name).replace("$", r"\$")  # "_" would hide it, "$" start formulae
         for samples, marker in zip(shown, "ox", strict=True):
@@ -4690,13 +4578,13 @@ def draw_plane(axes: matplotlib.axes.Axes, side: Side) -> None:
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), markerscale=2, frameon=False, handletextpad=0.1)
 
 
-def draw_pairs(axes: matplotlib.axes.Axes, side: Side, statistic: Callable[[Samples], np.ndarray]) -> None:
+def draw_pairs(axes: matplotlib.axes.Axes, evaluation: Evaluation, statistic: Callable[[Samples], np.ndarray]) -> None:
     """Draw a statistic of synthetic samples and, for reference, of training samples against that of test samples."""
-    real = statistic(side.even["test"]).ravel()
+    real = statistic(evaluation.even["test"]).ravel()
     require(len(real), 1, "pairs of genes")
-    shown = stream(side.seed, "report figure").permutation(len(real))[:FIGURE_PAIRS]
+    shown = stream(evaluation.seed, "report figure").permutation(len(real))[:4000]
     for kind, colour, size in (("synthetic", TYPE_COLOURS[0], 8), ("training", TYPE_COLOURS[1], 2)):
-        values = statistic(side.even[kind]).ravel()
+        values = statistic(evaluation.even[kind]).ravel()
         axes.scatter(real[shown], values[shown], size, colour, alpha=0.6, linewidths=0, label=kind)
     axes.axline((real[0], real[0]), slope=1, color="black", linewidth=0.8)
     axes.set(xlabel="test samples", ylabel="synthetic, training samples")
@@ -4706,18 +4594,17 @@ def draw_pairs(axes: matplotlib.axes.Axes, side: Side, statistic: Callable[[Samp
 def draw_scores(axes: matplotlib.axes.Axes, measures: dict[str, dict[str, Any]]) -> None:
     """Draw the table of how what was learned from synthetic samples does on test samples."""
     rows = {row.label: format_pair(measures[row.name], 3) for row in MEASURES if row.group == UTILITY}
-    box = (0.75, 0.1, 0.6, 0.8)
-    table = axes.table([*rows.values()], rowLabels=[*rows], colLabels=("synthetic", "real"), bbox=box)
+    table = axes.table([*rows.values()], rowLabels=[*rows], colLabels=("synthetic", "real"), bbox=(0.75, 0.1, 0.6, 0.8))
     table.auto_set_font_size(False)
     table.set_fontsize(10)
     axes.set_axis_off()
 
 
-def draw_attacks(axes: matplotlib.axes.Axes, side: Side) -> None:
+def draw_attacks(axes: matplotlib.axes.Axes, attacks: dict[str, Attack] | UnavailableError) -> None:
     """Draw how many members each attack finds against how many others it takes for members."""
-    if isinstance(side.attacks, UnavailableError):
-        raise side.attacks
-    for (key, attack), colour, style in zip(side.attacks.items(), TYPE_COLOURS, ("-", "--", "-.", ":"), strict=False):
+    if isinstance(attacks, UnavailableError):
+        raise attacks
+    for (key, attack), colour, style in zip(attacks.items(), TYPE_COLOURS, ("-", "--", "-.", ":"), strict=False):
         label = f"{attack.estimate()[0]:.2f} {ATTACKS[key]}"
         others, members, _ = sklearn.metrics.roc_curve(attack.member, attack.scores, sample_weight=attack.weights)
         axes.plot(others, members, style, color=colour, linewidth=2, label=label)
@@ -4729,52 +4616,39 @@ def draw_attacks(axes: matplotlib.axes.Axes, side: Side) -> None:
     axes.legend(title="AUC", loc="lower right", borderpad=0.2, handlelength=2, fontsize=11)
 
 
-def draw_report(path: Path, side: Side, report: dict[str, Any], title: str) -> None:
+def draw_report(path: Path, evaluation: Evaluation, report: dict[str, Any], title: str) -> None:
     """Draw a report to path: types, means, variances, scores, correlations and attacks, one panel each."""
-    means, variances = (lambda samples, i=i: type_moments(samples, side.evaluation)[i] for i in (0, 1))
-    panels: dict[str, Callable[[matplotlib.axes.Axes], None]] = {
-        "Samples by type (o real, x synthetic)": lambda axes: draw_plane(axes, side),
-        "Means of genes in types (sd)": lambda axes: draw_pairs(axes, side, means),
-        "Log variances within types": lambda axes: draw_pairs(axes, side, variances),
-        "Learned from synthetic or from real": lambda axes: draw_scores(axes, report[UTILITY]),
-        "Correlations of genes": lambda axes: draw_pairs(axes, side, lambda samples: correlations(samples.x)),
-        "Who was in the training data?": lambda axes: draw_attacks(axes, side),
-    }
-    answers = (f"{GROUPS[group][1]}: {ANSWERS[verdict['ok']]}" for group, verdict in report["verdicts"].items())
+    means, variances = (lambda samples, i=i: type_moments(samples, evaluation)[i] for i in (0, 1))
+    panels = (
+        ("Samples by type (o real, x synthetic)", draw_plane, evaluation),
+        ("Means of genes in types (sd)", draw_pairs, evaluation, means),
+        ("Log variances within types", draw_pairs, evaluation, variances),
+        ("Learned from synthetic or from real", draw_scores, report[UTILITY]),
+        ("Correlations of genes", draw_pairs, evaluation, lambda samples: correlations(samples.x)),
+        ("Who was in the training data?", draw_attacks, evaluation.attacks["synthetic"]),
+    )
+    answers = (f"{GROUPS[group][1]}: {said['words'].split(':')[0]}" for group, said in report["verdicts"].items())
     with matplotlib.rc_context({"font.size": 13, "axes.titlesize": 14}):
         figure = matplotlib.figure.Figure(figsize=(14.5, 9), dpi=150, layout="constrained")
         figure.suptitle(f"{title}\n{'   '.join(answers)}", fontsize=16, parse_math=False)
         grid = figure.subplots(2, 3, width_ratios=(1.25, 1, 1))
-        for axes, (name, draw) in zip(grid.flat, panels.items(), strict=True):
+        for axes, (name, draw, *shown) in zip(grid.flat, panels, strict=True):
             axes.set_title(name)
-            try:
-                draw(axes)
-            except UnavailableError as why:
+            if why := attempt(draw, axes, *shown):
                 axes.text(0.5, 0.5, textwrap.fill(str(why), 30), ha="center", va="center")
                 axes.set_axis_off()
         with replacing(path) as beside:
             figure.savefig(beside)
 
 
-# ---- figures -----------------------------------------------------------------------------------------------------
-
-CURVES = {  # of accuracy by epoch: published column, colour, and a line and marker that tell them apart in grey
-    "augmented": ("trained w/ synthetic data", "#b2182b", "o-"),
-    "same_steps": ("same steps w/o synthetic data", "#4d4d4d", "s--"),
-    "real": ("trained w/o synthetic data", "#67a9cf", "^:"),
-}
-
-
-def draw_accuracy(path: Path, table: list[dict[str, float]], title: str, band: str) -> None:
-    """Draw test accuracy by epoch, with bands that `band` explains, to path."""
+def draw_accuracy(path: Path, rows: list[dict[str, float]], title: str, band: str) -> None:
+    """Draw test accuracy by epoch, with bands that `band` explains, to path, and write the numbers to a .csv beside."""
     figure = matplotlib.figure.Figure(figsize=(7, 4.6), dpi=200, layout="constrained")
-    axes = figure.add_subplot()
-    epochs = [row["epochs"] for row in table]
+    axes, table = figure.add_subplot(), pd.DataFrame(rows)
     for key, (label, colour, style) in CURVES.items():
-        axes.plot(epochs, [row[key] for row in table], style, color=colour, label=label, markersize=5, linewidth=1.8)
-        if f"{key}_low" in table[0]:
-            low, high = ([row[f"{key}_{end}"] for row in table] for end in ("low", "high"))
-            axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.plot("epochs", key, style, data=table, color=colour, label=label, markersize=5, linewidth=1.8)
+        if f"{key}_low" in table:
+            axes.fill_between("epochs", f"{key}_low", f"{key}_high", data=table, color=colour, alpha=0.2, linewidth=0)
     axes.set_xlabel("Epochs (same steps: as many steps as with synthetic data)", fontsize=12)
     axes.set_ylabel("Test accuracy", fontsize=12)
     axes.set_title(title, parse_math=False, fontsize=13)
@@ -4785,14 +4659,10 @@ def draw_accuracy(path: Path, table: list[dict[str, float]], title: str, band: s
     axes.legend(loc="lower right", fontsize=11, title=band or None)
     with replacing(path) as beside:
         figure.savefig(beside)
-
-
-def write_accuracy_table(path: Path, table: list[dict[str, float]]) -> None:
-    """Write accuracy by epoch to a .csv: the published columns, the control, and the ends of the bands."""
     names = {"epochs": "Epochs"} | {key: CURVES[key][0] for key in ("real", "augmented", "same_steps")}
-    ends = [key for key in table[0] if key.endswith(("_low", "_high"))]
-    with replacing(path) as beside:
-        pd.DataFrame(table)[[*names, *ends]].rename(columns=names).to_csv(beside, index=False)
+    columns = [*names, *(key for key in table if key.endswith(("_low", "_high")))]
+    with replacing(path.with_suffix(".csv")) as beside:
+        table[columns].rename(columns=names).to_csv(beside, index=False)
 
 
 # ---- command line: what the user asks for; nothing above knows args -------------------------------------------------
@@ -5291,7 +5161,6 @@ def combine_splits(args: Args, cohort: Cohort, splits: list[Split], terminal: Te
             band = f"band: 95% interval over {args.repeats} splits"
         if not terminal.quiet:
             draw_accuracy(path, table, f"{cohort.name}, {types} types", band)
-            write_accuracy_table(path.with_suffix(".csv"), table)
         terminal.print(f"Written to {path} and {path.with_suffix('.csv').name}")
     return results
 
@@ -5368,17 +5237,17 @@ def draw_table(args: Args, sampler: Sampler, plan: SamplingPlan, terminal: Termi
 def predict(args: Args, experiment: Experiment | None, sampler: Sampler, terminal: Terminal) -> dict[str, Any]:
     """Type the samples of a new table by the best classifier, or a saved generator's Bayes rule; write what it says."""
     source, target = args.predict
-    classifier = choose_classifier(experiment) if experiment else bayes_rule_of(sampler)
-    on_folds = f"balanced accuracy {classifier.score:.4f} on inner folds of the training samples"
-    chosen = f"{classifier.name}: the best of all, {on_folds}" if experiment else "Bayes rule of the saved generator"
+    name, score, *fitted = choose_classifier(experiment, sampler)
+    on_folds = f"balanced accuracy {score:.4f} on inner folds of the training samples"
+    chosen = f"{name}: the best of all, {on_folds}" if experiment else "Bayes rule of the saved generator"
     terminal.print(f"\nClassifier: {chosen}")
     new = read_new_samples(source, args.layer if source.suffix == ".h5ad" else None, sampler.genes)
-    table, notes = type_samples(classifier, sampler, new, source)
+    table, notes = type_samples(new, source, sampler, *fitted)
     terminal.warn(*new.notes, *notes)
     write_predictions(target, table)
     terminal.print(f"Typed {len(table)} samples of {source}, written to {target}")
-    counts = {name: int(count) for name, count in table["type"].value_counts().items()}
-    return {"path": str(target), "classifier": classifier.name, "score": classifier.score, "type_counts": counts}
+    counts = {one: int(count) for one, count in table["type"].value_counts().items()}
+    return {"path": str(target), "classifier": name, "score": score, "type_counts": counts}
 
 
 def draw_for_report(sampler: Sampler, types: np.ndarray, temperature: float, seed: int) -> Cohort:
@@ -5420,16 +5289,16 @@ def judge(
 ) -> dict[str, Any]:
     """Judge a generator, or a given table; print what is found and write it to the folder asked for."""
     start = time.perf_counter()
-    found, side = evaluate(find_evaluation(args, real, sampler, terminal), args.seed)
-    terminal.warn(*side.evaluation.notes)
+    found, evaluation = evaluate(find_evaluation(args, real, sampler, terminal), args.seed)
+    terminal.warn(*evaluation.notes)
     origin = shorten(args.report_only.name, 40) if args.report_only else "drawn for this report"
-    terminal.print("", *format_report(found, side.evaluation.kinds, origin))
+    terminal.print("", *format_report(found, evaluation.kinds, origin))
     if args.report:
         args.report.mkdir(exist_ok=True)
         data, figure = (args.report / name for name in REPORT_FILES)
         write_json(data, found | {"manifest": manifest})
-        types = len(side.evaluation.types)
-        draw_report(figure, side, found, f"Synthetic samples ({origin}) of {manifest['data']['name']}, {types} types")
+        title = f"Synthetic samples ({origin}) of {manifest['data']['name']}, {len(evaluation.types)} types"
+        draw_report(figure, evaluation, found, title)
         seconds = time.perf_counter() - start
         terminal.print(f"Report written to {data} and {figure.name} in {seconds:.1f} seconds")
     return found

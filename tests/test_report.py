@@ -264,7 +264,7 @@ def rows_of(count: int, genes: int, rng: np.random.Generator) -> rnagen.Cohort:
     return rnagen.Cohort("made", False, values.astype(np.float32), names, columns, np.array([*"abc"])[label], names, "")
 
 
-def evaluated(cohorts: list[rnagen.Cohort], seed: int) -> tuple[dict, rnagen.Side]:
+def evaluated(cohorts: list[rnagen.Cohort], seed: int) -> tuple[dict, rnagen.Evaluation]:
     """Report on training, test and synthetic samples."""
     return rnagen.evaluate(rnagen.align_for_evaluation(*cohorts, "none", ""), seed)
 
@@ -274,7 +274,7 @@ def test_few_samples_of_many_genes_are_not_told_apart_by_chance() -> None:
     found: dict[str, list[float]] = {}
     for seed in range(10):
         rng = np.random.default_rng(seed)
-        report, side = evaluated([rows_of(count, 500, rng) for count in (90, 100, 90)], seed)
+        report, _ = evaluated([rows_of(count, 500, rng) for count in (90, 100, 90)], seed)
         measures = {**report["looks_real"], **report["is_private"]}
         for name in (*AUCS, "two_sample_auc", "recall", "coverage", "density"):
             for side in ("value", "reference"):
@@ -295,11 +295,11 @@ def test_replicates_are_one_group() -> None:
         noise = rng.normal(0, 0.05, again.expression.shape).astype(np.float32)
         samples = np.array([f"{number}.{row}" for row in range(120)])
         cohorts[number] = replace(again, expression=again.expression + noise, samples=samples)
-    report, side = evaluated(cohorts, 0)
+    report, evaluation = evaluated(cohorts, 0)
     assert report["looks_real"]["two_sample_auc"]["reference"] < 0.65
-    assert len(side.attacks["attack"].scores) < 65  # 40 and half of 40
+    assert len(evaluation.attacks["synthetic"]["attack"].scores) < 65  # 40 and half of 40
     copies = replace(cohorts[0], expression=cohorts[0].expression + np.float32(0.1))
-    report, side = evaluated([cohorts[0], cohorts[1], copies], 0)
+    report, _ = evaluated([cohorts[0], cohorts[1], copies], 0)
     assert report["is_private"]["near_copies"]["value"] > 0.9
 
 
@@ -340,12 +340,12 @@ def test_odd_names_and_a_single_gene_are_drawn(tmp_path: Path) -> None:
 
 def test_without_a_reference_the_value_stands() -> None:
     rng = np.random.default_rng(0)
-    report, side = evaluated([rows_of(count, 30, rng) for count in (60, 30, 60)], 0)
+    report, evaluation = evaluated([rows_of(count, 30, rng) for count in (60, 30, 60)], 0)
     for name in AUCS:
         entry = report["is_private"][name]
         assert entry["value"] is not None
         assert entry["reference"] is None  # a quarter of the test samples
-    assert all(len(line) <= 80 for line in rnagen.format_report(report, side.evaluation.kinds, "made"))
+    assert all(len(line) <= 80 for line in rnagen.format_report(report, evaluation.kinds, "made"))
 
 
 # ---- with a generator ----
@@ -438,7 +438,7 @@ def gaussian_of(table: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
 
 
 def attacked(
-    tables: list[pd.DataFrame], seed: int = 0, parameters: rnagen.Parameters | None = None
+    tables: list[pd.DataFrame], seed: int = 0, parameters: rnagen.Parameters = None
 ) -> dict[str, rnagen.Attack]:
     """Attack the last of training, test and synthetic samples."""
     evaluation = rnagen.align_for_evaluation(*map(cohort_of, tables), "none", "", parameters)
@@ -671,10 +671,9 @@ def test_rows_are_chosen_in_proportion_and_alike() -> None:
     assert np.bincount(types[rnagen.thin(types, 100, rng)]).tolist() == [60, 39, 1]
     assert rnagen.thin(types, 5000, rng).tolist() == list(range(1000))
     some, others = np.array([0, 0, 0, 1, 1, 2]), np.array([1, 1, 1, 0, 0])
-    chosen = rnagen.match_types((some, others), rng)
-    assert [np.sort(own[index]).tolist() for own, index in zip((some, others), chosen, strict=True)] == [
-        [0, 0, 1, 1]
-    ] * 2
+    chosen = rnagen.match_types([rnagen.Samples(y[:, None], y) for y in (some, others)], rng)
+    assert [np.sort(one.y).tolist() for one in chosen] == [[0, 0, 1, 1]] * 2
+    assert all((one.x[:, 0] == one.y).all() for one in chosen)
 
 
 # ---- bad input ----
