@@ -3598,7 +3598,7 @@ def choose_best_on_inner_folds(
         for name, fit_candidate in candidates.items():
             correct[name][unseen] = fit_candidate(rows).predict(samples.x[unseen]).argmax(axis=1) == y[unseen]
     weights = balanced_weights(y[held_out])
-    scores = {name: float(right[held_out] @ weights) for name, right in correct.items()}
+    scores = {name: round(float(right[held_out] @ weights), 12) for name, right in correct.items()}
     return dict(sorted(scores.items(), key=lambda item: -item[1]))
 
 
@@ -3779,24 +3779,28 @@ def held_out_likelihoods(experiment: Experiment) -> np.ndarray | None:
     return np.quantile(log_density.max(axis=1), np.linspace(0, 1, 101)).astype(np.float32)
 
 
-def choose_classifier(
-    experiment: Experiment | None, sampler: Sampler
-) -> tuple[str, float, Predictor, Factors, np.ndarray | None]:
-    """Return the best classifier on inner folds, or, without an experiment, the Bayes rule of a saved generator.
+class TypeClassifier(NamedTuple):
+    """What types new samples, and tells whether they belong to any type."""
 
-    These are its name, its score, it, fitted to all training samples, a Gaussian of each type, and the likelihoods
-    (quantiles,) of held-out samples under that, None where unknown.
-    """
+    name: str
+    score: float  # on inner folds
+    predictor: Predictor
+    density: Factors  # of each type
+    likelihoods: np.ndarray | None  # of held-out samples under that (quantiles,), if known
+
+
+def choose_classifier(experiment: Experiment | None, sampler: Sampler) -> TypeClassifier:
+    """Return the best classifier on inner folds, or, without an experiment, the Bayes rule of a saved generator."""
     factors, kind = sampler.model.factors, sampler.model.kind
     if not (experiment or sampler.model.conditional):
         raise RnagenError(f"--predict: a generator of -m {kind} has no density of each type; use -m cvae or gaussian")
     if not experiment:
-        return "Bayes rule", math.nan, factors, factors, sampler.likelihoods
+        return TypeClassifier("Bayes rule", math.nan, factors, factors, sampler.likelihoods)
     samples, fits = experiment.dataset.all_training(), classifier_fits(experiment)
     scores = choose_best_on_inner_folds(fits, samples, experiment.seed, functools.partial(fit_rows, experiment))
     name = next(iter(scores))
     rows = fit_rows(experiment, samples, sampler)
-    return name, scores[name], fits[name](rows), rows.factors, held_out_likelihoods(experiment)
+    return TypeClassifier(name, scores[name], fits[name](rows), rows.factors, held_out_likelihoods(experiment))
 
 
 def fit_percentile(log_likelihood: np.ndarray, held_out: np.ndarray) -> np.ndarray:
@@ -3834,14 +3838,15 @@ def standardise_new(new: Cohort, sampler: Sampler, path: Path) -> tuple[np.ndarr
 
 
 def type_samples(
-    new: Cohort, path: Path, sampler: Sampler, predictor: Predictor, density: Factors, likelihoods: np.ndarray | None
+    new: Cohort, path: Path, sampler: Sampler, classifier: TypeClassifier
 ) -> tuple[pd.DataFrame, list[str]]:
     """Type new samples; return a table (Sample, type, probability, percentile of fit, a column per type), and notes."""
     x, notes = standardise_new(new, sampler, path)
-    probabilities = predictor.predict(x)  # (samples, types)
+    probabilities = classifier.predictor.predict(x)  # (samples, types)
     chosen, fit = probabilities.argmax(axis=1), math.nan
-    if likelihoods is not None:
-        fit = fit_percentile(density.log_density(x)[np.arange(len(x)), chosen], likelihoods)
+    if classifier.likelihoods is not None:
+        own = classifier.density.log_density(x)[np.arange(len(x)), chosen]
+        fit = fit_percentile(own, classifier.likelihoods)
         if strange := np.count_nonzero(fit < MIN_FIT_PERCENTILE):
             notes.append(f"{strange} of {len(x)} samples fit their type worse than 99% of held-out ones (column fit)")
     said = {"Sample": new.samples, "type": sampler.types[chosen], "probability": probabilities.max(axis=1), "fit": fit}
@@ -5237,17 +5242,17 @@ def draw_table(args: Args, sampler: Sampler, plan: SamplingPlan, terminal: Termi
 def predict(args: Args, experiment: Experiment | None, sampler: Sampler, terminal: Terminal) -> dict[str, Any]:
     """Type the samples of a new table by the best classifier, or a saved generator's Bayes rule; write what it says."""
     source, target = args.predict
-    name, score, *fitted = choose_classifier(experiment, sampler)
-    on_folds = f"balanced accuracy {score:.4f} on inner folds of the training samples"
-    chosen = f"{name}: the best of all, {on_folds}" if experiment else "Bayes rule of the saved generator"
+    classifier = choose_classifier(experiment, sampler)
+    on_folds = f"balanced accuracy {classifier.score:.4f} on inner folds of the training samples"
+    chosen = f"{classifier.name}: the best of all, {on_folds}" if experiment else "Bayes rule of the saved generator"
     terminal.print(f"\nClassifier: {chosen}")
     new = read_new_samples(source, args.layer if source.suffix == ".h5ad" else None, sampler.genes)
-    table, notes = type_samples(new, source, sampler, *fitted)
+    table, notes = type_samples(new, source, sampler, classifier)
     terminal.warn(*new.notes, *notes)
     write_predictions(target, table)
     terminal.print(f"Typed {len(table)} samples of {source}, written to {target}")
     counts = {one: int(count) for one, count in table["type"].value_counts().items()}
-    return {"path": str(target), "classifier": name, "score": score, "type_counts": counts}
+    return {"path": str(target), "classifier": classifier.name, "score": classifier.score, "type_counts": counts}
 
 
 def draw_for_report(sampler: Sampler, types: np.ndarray, temperature: float, seed: int) -> Cohort:
