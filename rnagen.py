@@ -306,15 +306,6 @@ def end_on_interrupts() -> None:
 
 # ---- data: a file becomes a table, and agreement of ids decides what its rows, columns and types are ------------
 
-OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}  # by the first bytes of a file
-PEEK_LINES = 6  # that decide on the separator and the header
-COLUMNS_AT_ONCE = 256  # converted to float32
-MAX_EXPRESSION = 1e12  # no count or TPM comes near; far above, squares leave float32
-ROWS_THAT_TELL = 100  # whether a table holds whole numbers
-MISSING_CODES = (-99.0, -999.0, -9999.0, -99999.0)
-FEW_NEGATIVE = 0.05  # share of all values
-GROUPS_OF_A_TYPE = 5  # from which groups that are few and mix types are patients or the like, and no condition
-SAMPLES_OF_A_TYPE = 3  # from which a constant gene says something
 csv.field_size_limit(10**9)  # a line may be split by a separator that it does not have
 
 # Names of columns are compared in lower-case letters and digits only: OncotreeLineage is oncotree_lineage.
@@ -329,7 +320,6 @@ DESCRIPTION = re.compile(  # of a gene or a sample: never expression
     r"level|tag|source|(cancer|sample)typeid|sampletype|groups?|batch(id)?|plate|age|sex|gender|stage|grade|race|"
     r"ethnicity|vitalstatus|survival|os(time|months|status)|purity"
 )
-ROW_NUMBERS = re.compile(r"unnamed0|index|row(names?|number)?|x|")
 ID_NAME = re.compile(  # genes are called BID and RUNX1
     r"(?i:.*(sample|barcode|accession).*|(patient|case|cell|cell.?line|run|subject|participant|donor|individual)s?)|"
     r"(?i:(.*[ _.-])?id|obs_names)|.*[a-z]I[Dd]"
@@ -398,7 +388,7 @@ def share_distinct(words: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as its file has it: names of its columns (columns,), which may repeat, and a frame with numbered ones."""
+    """A table as its file has it; columns go by their place, since their names (columns,) may repeat."""
 
     path: Path
     names: np.ndarray
@@ -410,7 +400,7 @@ class Table:
         """Return a column as words (rows,), empty where missing; the numbers of the rows from 1 if there is none."""
         if position is None:
             return np.arange(1, len(self.frame) + 1).astype(str)
-        column = self.frame[position]
+        column = self.frame.iloc[:, position]
         spell = "{:.15g}".format if column.dtype.kind == "f" else str  # whole numbers are floats beside missing ones
         return clean_words(np.where(column.isna(), "", column.astype(object).map(spell)))
 
@@ -449,7 +439,8 @@ def open_text(path: Path) -> io.TextIOWrapper:
     raw = raw if raw.seekable() else io.BytesIO(raw.read())
     start = raw.read(6)
     raw.seek(0)
-    opener = next((opener for magic, opener in OPENERS.items() if start.startswith(magic)), None)
+    openers = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+    opener = next((opener for magic, opener in openers.items() if start.startswith(magic)), None)
     return io.TextIOWrapper(opener(raw) if opener else raw, encoding="utf-8-sig", newline="")
 
 
@@ -466,7 +457,7 @@ def read_head(file: io.TextIOBase, path: Path) -> tuple[str, list[list[str]]]:
     the separator most lines have as many fields as the last; a header may have one less or more.
     """
     lines: dict[int, str] = {}  # by where each ends
-    while len(lines) < PEEK_LINES and (line := file.readline()):
+    while len(lines) < 6 and (line := file.readline()):
         if line.startswith("#1.2"):  # GCT: sizes follow
             file.readline()
         elif line.strip(' \t\r\n,;"') and (lines or line.lstrip('"')[0] not in "#!^"):
@@ -485,12 +476,12 @@ def read_head(file: io.TextIOBase, path: Path) -> tuple[str, list[list[str]]]:
     return best, [split_line(line, best) for line in list(lines.values())[header:]]
 
 
-def read_text(path: Path, words: bool) -> tuple[list[str], pd.DataFrame]:
+def read_text(path: Path, words: bool) -> pd.DataFrame:
     """Read text whatever stands before its header, its separator and its compression; words reads all as words."""
     with open_text(path) as file:
         separator, (names, *rows) = read_head(file, path)
         if not rows:
-            return names, pd.DataFrame()
+            return pd.DataFrame(columns=names)
         width, trailing = len(rows[0]), not any(row[-1] for row in rows)  # a separator may end header or rows
         if not names[-1] and len(names) > width - trailing:
             names = names[:-1]
@@ -501,72 +492,72 @@ def read_text(path: Path, words: bool) -> tuple[list[str], pd.DataFrame]:
         by_name = [i for i, name in enumerate(names) if words or not i or names_type(name) or ID_NAME.fullmatch(name)]
         options = {"sep": r"\s+" if separator == " " else separator, "skipinitialspace": separator != "\t"}
         frame = pd.read_csv(file, dtype=dict.fromkeys(by_name, str), low_memory=False, header=None, **options)
-    return names, frame.iloc[:, : len(names)]
+    frame = frame.iloc[:, : len(names)]
+    frame.columns = names
+    return frame
 
 
-def read_parquet(path: Path) -> tuple[list[str], pd.DataFrame]:
+def read_parquet(path: Path) -> pd.DataFrame:
     """Read a parquet file; its index is the first column unless it holds row numbers or what a filter left of them."""
     frame = pd.read_parquet(path)
     pyarrow.default_memory_pool().release_unused()  # it keeps up to twice the table
-    names = [str(name) for name in frame.columns]
+    frame.columns = [str(name) for name in frame.columns]
     index, frame.index = frame.index, pd.RangeIndex(len(frame))  # in place: a copy takes as much memory again
     numbers = index.name is None and index.dtype.kind == "i"
-    ids_first = len(names) and frame.dtypes.iloc[0].kind not in "iuf" and not names_type(names[0])
-    if isinstance(index, pd.RangeIndex) or (numbers and ids_first):
-        return names, frame
-    frame.insert(0, "", index.astype(str), allow_duplicates=True)
-    return [str(index.name or ""), *names], frame
+    ids_first = len(frame.columns) and frame.dtypes.iloc[0].kind not in "iuf" and not names_type(frame.columns[0])
+    if not isinstance(index, pd.RangeIndex) and not (numbers and ids_first):
+        frame.insert(0, index.name or "", index.astype(str), allow_duplicates=True)
+    return frame
 
 
-def read_single_cell(path: Path, layer: str | None) -> tuple[list[str], pd.DataFrame, int]:
-    """Read .h5ad, or 10x Genomics' .h5 or folder by scanpy: obs_names, the columns of obs, then one gene per column.
+def read_single_cell(path: Path, layer: str | None) -> tuple[pd.DataFrame, int]:
+    """Read .h5ad, or 10x Genomics' .h5 or folder by scanpy: obs_names and obs, then genes; and where these start.
 
-    layer names another matrix than X, "raw" the one set aside by scanpy. Returns names, frame and where genes start.
+    layer names another matrix than X, "raw" the one set aside by scanpy.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of names that repeat, which is said below
         reader = anndata.read_h5ad if path.suffix == ".h5ad" else scanpy.read_10x_h5
         data = scanpy.read_10x_mtx(path) if path.is_dir() else reader(path)
-    sources = dict.fromkeys([None, *data.layers], data) | ({} if data.raw is None else {"raw": data.raw})
+    sources = {None: (data.X, data.var_names)} | {name: (data.layers[name], data.var_names) for name in data.layers}
+    if data.raw is not None:
+        sources["raw"] = (data.raw.X, data.raw.var_names)
     if layer not in sources:
         known = ", ".join(filter(None, sources)) or "X alone"
         raise RnagenError(f"--layer {layer}: {path} has {known}; name one of these")
-    source = sources[layer]
-    matrix = data.layers[layer] if layer and source is data else source.X
+    matrix, genes = sources[layer]
     if matrix is None:
         raise RnagenError(f"{path}: has no matrix X; name another by --layer ({', '.join(data.layers)})")
-    frame = pd.DataFrame(matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix))
-    for place, column in enumerate([data.obs_names, *(column for _, column in data.obs.items())]):
-        frame.insert(place, f"obs {place}", column.array)
-    return ["obs_names", *map(str, data.obs), *map(str, source.var_names)], frame, 1 + len(data.obs.columns)
+    frame = pd.DataFrame(matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix), columns=genes)
+    obs = data.obs.reset_index(names="obs_names", allow_duplicates=True)
+    for place, (name, column) in enumerate(obs.items()):
+        frame.insert(place, name, column.array, allow_duplicates=True)
+    return frame, len(obs.columns)
 
 
 def read_table(path: Path, words: bool = False, layer: str | None = None) -> Table:
-    """Read a table of any format, without a first column that an export added to number the rows from 0 or 1.
-
-    words reads every column as words; layer is for AnnData.
-    """
+    """Read a table, without row numbers from 0 or 1 in front; words reads all as words, layer is for AnnData."""
     genes_from = 0
     with readable_table(path):
         if path.is_dir() or path.suffix in (".h5ad", ".h5"):
-            names, frame, genes_from = read_single_cell(path, layer)
+            frame, genes_from = read_single_cell(path, layer)
         else:
-            names, frame = read_parquet(path) if path.suffix == ".parquet" else read_text(path, words)
+            frame = read_parquet(path) if path.suffix == ".parquet" else read_text(path, words)
+    names = np.array([str(name).strip() for name in frame.columns], dtype=object)
     if len(names) < 2:
         raise RnagenError(f"{path}: has a single column; use tabs or commas, or, if sample ids are missing, add them")
     if frame.empty:
         raise RnagenError(f"{path}: has a header but no rows")
-    frame.columns = range(len(names))
-    table = Table(path, np.array([name.strip() for name in names], dtype=object), frame, genes_from)
+    table = Table(path, names, frame, genes_from)
     first = table.words(0).tolist()
     if unclosed := [number for number, word in enumerate(first, 1) if "\n" in word]:
         raise RnagenError(f"{path}: row {unclosed[0]} spans lines; a quotation mark is not closed")
     numbers = [str(number) for number in range(len(first) + 1)]
-    if len(first) < 2 or not ROW_NUMBERS.fullmatch(squash(names[0])) or first not in (numbers[:-1], numbers[1:]):
+    named_so = re.fullmatch(r"unnamed0|index|row(names?|number)?|x|", squash(names[0]))
+    if not named_so or len(first) < 2 or first not in (numbers[:-1], numbers[1:]):
         return table
-    frame = frame.iloc[:, 1:].set_axis(range(len(names) - 1), axis=1)
     note = f"{path}: its first column numbers the rows and is ignored"
-    return Table(path, table.names[1:], frame, notes=(note,))
+    return Table(path, names[1:], frame.iloc[:, 1:], notes=(note,))
 
 
 def expression_columns(table: Table, transposed: bool) -> np.ndarray:
@@ -579,10 +570,7 @@ def expression_columns(table: Table, transposed: bool) -> np.ndarray:
 
 
 def id_columns(table: Table) -> dict[int, np.ndarray]:
-    """Return the columns that may hold sample ids, likely ones first: mostly distinct words, or distinct whole numbers.
-
-    Numbers have a telling name, or are in the first column and have none or count up; others are expression.
-    """
+    """Return the columns that may hold sample ids, likely ones first; numbers unlike ids are expression."""
     ranked = {}
     for place in {0, *np.flatnonzero(~expression_columns(table, transposed=False))}:
         words, name = table.words(place), table.names[place]
@@ -623,10 +611,7 @@ def compare_ids(axes: dict[int, np.ndarray], columns: dict[int, np.ndarray]) -> 
 
 
 def find_agreement(table: Table, types: Table) -> tuple[int, int, dict[str, str]]:
-    """Find the sample ids of both tables by the ids that they have in common.
-
-    Returns a column of table, or -1 for its header, a column of types, and what ids of that one those of table are.
-    """
+    """Return the column of ids of table, -1 for its header, that of types, and how types spells the ids of table."""
     ids = id_columns(table)
     axes = {-1: table.names[table.numeric], **ids}
     columns = {place: types.words(place) for place in range(len(types.names))}
@@ -655,17 +640,17 @@ def find_agreement(table: Table, types: Table) -> tuple[int, int, dict[str, str]
 def read_values(table: Table, columns: np.ndarray, rows: np.ndarray, transposed: bool) -> np.ndarray:
     """Return columns of numbers as float32 (rows, columns), or (columns, rows) if transposed; a bad cell is named."""
     frame = table.frame.copy(deep=False)
-    for column in columns[[frame[column].dtype.kind not in "iuf" for column in columns]]:
+    for column in columns[[dtype.kind not in "iuf" for dtype in frame.dtypes.iloc[columns]]]:
         words = table.words(column)
         numbers = pd.to_numeric(pd.Series(words), errors="coerce")
         frame.isetitem(column, numbers.mask(numbers.isna() & (words != ""), np.inf))
     values = np.empty((len(columns), len(frame)) if transposed else (len(frame), len(columns)), np.float32)
     by_row = values.T if transposed else values
-    for start in range(0, len(columns), COLUMNS_AT_ONCE):
-        chunk = columns[start : start + COLUMNS_AT_ONCE]
+    for start in range(0, len(columns), 256):
+        chunk = columns[start : start + 256]
         with np.errstate(over="ignore"):
             block = frame.iloc[:, chunk].to_numpy(dtype=np.float32, na_value=np.nan)
-        if len(bad := np.argwhere(np.abs(block) > MAX_EXPRESSION)):
+        if len(bad := np.argwhere(np.abs(block) > 1e12)):  # no count or TPM; far above, squares leave float32
             row, column = bad[0][0], chunk[bad[0][1]]
             value = table.frame.iat[row, column]
             is_text = isinstance(value, str)
@@ -682,7 +667,7 @@ def merge_genes(path: Path, values: np.ndarray, genes: np.ndarray) -> tuple[np.n
     if first.all():
         return values, genes, []
     repeated = pd.Index(genes).duplicated(keep=False)
-    told = values[:ROWS_THAT_TELL]
+    told = values[:100]
     counts = (np.isnan(told) | (told >= 0) & (told % 1 == 0)).all()
     groups = pd.DataFrame(values[:, repeated].T).groupby(genes[repeated], sort=False)
     merged = groups.sum(min_count=1) if counts else groups.mean()
@@ -693,11 +678,7 @@ def merge_genes(path: Path, values: np.ndarray, genes: np.ndarray) -> tuple[np.n
 
 
 def read_expression(table: Table, ids: int | None, transposed: bool, used: Sequence[int] = ()) -> Cohort:
-    """Return a table's expression, without types; ids is the column of gene ids if transposed, else of sample ids.
-
-    Without ids samples are numbered. used are columns of types and groups; others that hold no expression are set
-    aside, and summary rows of counting tools and genes without a name dropped.
-    """
+    """Return a table's expression; ids is the column of gene or sample ids, used are those of types and groups."""
     path, names, notes = table.path, table.names, list(table.notes)
     used = [*used] if ids is None else [*used, ids]
     value = expression_columns(table, transposed)
@@ -735,35 +716,27 @@ def read_expression(table: Table, ids: int | None, transposed: bool, used: Seque
 
 
 def group_samples(samples: Sequence[str], regex: str | None = None) -> tuple[np.ndarray, str]:
-    """Find the patient or cell line behind each sample id: groups (samples,), and a phrase on how they were found.
-
-    With regex, what its first capture group holds; else the patient of a TCGA barcode, or the cell line of a CANDLE id
-    (source, dot, name), in letters and digits only, since the sources spell it differently; else the sample itself.
-    """
-    if regex is not None:
-        found = (re.search(regex, sample) for sample in samples)
-        groups = [(match and match[1]) or sample for match, sample in zip(found, samples, strict=True)]
-        return np.array(groups, dtype=str), f"by --group_regex {regex}"
+    """Return the patient or cell line behind each sample id (samples,), and a phrase on how they were found."""
     groups, kinds = [], set()
     for sample in samples:
         source, dot, name = sample.partition(".")
-        if match := TCGA.search(sample):
+        if regex is not None:
+            found = re.search(regex, sample)
+            groups.append((found and found[1]) or sample)
+        elif match := TCGA.search(sample):
             groups.append(f"TCGA-{match[1]}-{match[2]}".upper())
             kinds.add("patients (TCGA barcodes)")
-        elif dot and source in CANDLE_SOURCES:
+        elif dot and source in CANDLE_SOURCES:  # which spell the same line differently
             groups.append(re.sub(r"[^A-Z0-9]", "", name.upper()))
             kinds.add("cell lines (CANDLE ids)")
         else:
             groups.append(sample)
-    return np.array(groups, dtype=str), " and ".join(sorted(kinds)) or "each sample its own"
+    how = f"by --group_regex {regex}" if regex is not None else " and ".join(sorted(kinds)) or "each sample its own"
+    return np.array(groups, dtype=str), how
 
 
-def choose_type_column(columns: dict[str, np.ndarray], config: TableConfig) -> str:
-    """Return the name of the column that holds the types, of columns of words (samples,) that hold no ids.
-
-    It is the one asked for; else `type`; else the only one of a separate type table; else the only one with a name of
-    types. Columns that say the same are one.
-    """
+def choose_type_column(columns: pd.DataFrame, config: TableConfig) -> str:
+    """Return the name of the column of types among those that hold no ids; columns that say the same are one."""
     path, asked = config.types or config.rnaseq, config.type_column
     remedy = "add a column `type` of the type of each sample" if config.types else config.remedy
     others = [name for name in columns if squash(name) != "group"]
@@ -780,7 +753,7 @@ def choose_type_column(columns: dict[str, np.ndarray], config: TableConfig) -> s
         found = ["type"]
     else:
         found = others if config.types and len(others) == 1 else named
-    if found and all(np.array_equal(columns[name], columns[found[0]]) for name in found):
+    if found and all(columns[name].equals(columns[found[0]]) for name in found):
         if share_distinct(columns[found[0]]) < 1:
             return found[0]
         why = f"column {found[0]!r} differs in every sample ({some(columns[found[0]])}), so it is no type; {remedy}"
@@ -794,84 +767,73 @@ def choose_type_column(columns: dict[str, np.ndarray], config: TableConfig) -> s
     raise RnagenError(f"{path}: {why}")
 
 
-def annotate(cohort: Cohort, ids: np.ndarray, labels: dict[str, np.ndarray], config: TableConfig) -> Cohort:
-    """Return the samples that have a type, with it and their groups; labels by ids are the types and perhaps groups."""
-    path, column, notes = config.types or config.rnaseq, next(iter(labels)), list(cohort.notes)
-    table = pd.DataFrame(labels, index=ids)
-    table = table[(table[column] != "") & ~table.reset_index().duplicated().to_numpy()]
-    if (again := table.index.duplicated()).any():
-        sample = table.index[again][0]
-        both = " and ".join("/".join(filter(None, words)) for words in table.loc[sample].to_numpy())
+def annotate(cohort: Cohort, labels: pd.DataFrame, config: TableConfig) -> Cohort:
+    """Return the samples that have a type, with it and their groups; labels, by ids, are types and perhaps groups."""
+    path, column, notes = config.types or config.rnaseq, labels.columns[0], list(cohort.notes)
+    labels = labels[(labels[column] != "") & ~labels.reset_index().duplicated().to_numpy()]
+    if (again := labels.index.duplicated()).any():
+        sample = labels.index[again][0]
+        both = " and ".join("/".join(filter(None, words)) for words in labels.loc[sample].to_numpy())
         raise RnagenError(f"{path}: sample {sample!r} occurs twice, as {both}; keep one")
-    table = table.reindex(cohort.samples)
-    typed = table[column].notna().to_numpy()
+    labels = labels.reindex(cohort.samples)
+    typed = labels[column].notna().to_numpy()
     if not typed.any():
         raise RnagenError(f"{path}: column {column!r} has a type for no sample of {config.rnaseq}")
     if not typed.all():
         notes.append(f"{(~typed).sum()} of {len(typed)} samples have no type and are excluded")
-        cohort, table = cohort.take(typed), table[typed]
-    types = table[column].to_numpy(str)
+        cohort, labels = cohort.take(typed), labels[typed]
+    types = labels[column].to_numpy(str)
     groups, grouping = group_samples(cohort.samples, config.group_regex)
-    if len(labels) > 1 and config.group_regex is None:
-        groups = table.iloc[:, 1].to_numpy(str)
+    if len(labels.columns) > 1 and config.group_regex is None:
+        groups = labels.iloc[:, 1].to_numpy(str)
         groups = np.where(groups == "", cohort.samples, groups)
         grouping = f"column `group` of the {'type table' if config.types else 'table'}"
         per_type = pd.Series(groups).groupby(types).nunique().median()
-        if 1 < len(set(types)) >= len(set(groups)) - 1 and per_type < GROUPS_OF_A_TYPE:  # a condition, or the types
+        # fewer groups of a type are no patients or the like but a condition, or the types
+        if 1 < len(set(types)) >= len(set(groups)) - 1 and per_type < 5:
             what = f"column `group` ({some(np.unique(groups))}) holds the groups that a split keeps together"
             why = f"too few for {len(set(types))} types; rename it, or give groups by --group_regex"
             raise RnagenError(f"{path}: {what}, but {why}")
     return replace(cohort, types=types, groups=groups, grouping=grouping, type_column=column, notes=tuple(notes))
 
 
-def type_notes(path: Path, cohort: Cohort) -> list[str]:
-    """Return notes on types that differ by case or blanks alone, and on normal tissue among tumours."""
-    notes = []
+def note_oddities(cohort: Cohort, path: Path, types_path: Path | None = None) -> Cohort:
+    """Return the cohort with notes on types that look alike, and on values that are codes or give the type away."""
+    notes, expression = list(cohort.notes), cohort.expression
     names = pd.Series(np.unique(cohort.types))
     same = names.groupby(names.map(lambda name: "".join(name.lower().split())))
     if alike := [" and ".join(map(repr, few)) for _, few in same if len(few) > 1]:
-        notes.append(f"{path}: some types differ by case or blanks alone ({'; '.join(alike[:3])}) and are kept apart")
+        alike = "; ".join(alike[:3])
+        notes.append(f"{types_path}: some types differ by case or blanks alone ({alike}) and are kept apart")
     barcodes = [TCGA.search(sample) for sample in cohort.samples]
     normal = np.array([bool(barcode and barcode[3]) for barcode in barcodes])
-    tumour = np.array(list(map(bool, barcodes))) & ~normal
+    tumour = np.array(list(map(bool, barcodes))) & ~normal & (cohort.types != "")
     if shared := np.count_nonzero(normal & np.isin(cohort.types, cohort.types[tumour])):
         what = "are normal tissue by their TCGA barcodes (codes 10 to 14) and share a type with tumours"
-        notes.append(f"{path}: {shared} samples {what}; exclude them, or give them types of their own")
-    return notes
-
-
-def value_notes(path: Path, cohort: Cohort) -> list[str]:
-    """Return notes on negative values that are codes or hide counts, and on genes that give the type away.
-
-    These are constant within each type and differ between types, as a left-over label does.
-    """
-    notes, expression = [], cohort.expression
+        notes.append(f"{types_path}: {shared} samples {what}; exclude them, or give them types of their own")
     negative = expression[expression < 0]
-    if codes := [code for code in MISSING_CODES if code in negative]:
+    if codes := [code for code in (-99.0, -999.0, -9999.0, -99999.0) if code in negative]:
         count = np.count_nonzero(negative == codes[0])
         notes.append(f"{path}: {count} values are {codes[0]:g}; if that means missing, leave these cells empty")
-    elif 0 < len(negative) <= FEW_NEGATIVE * expression.size and np.nanmax(expression) > COUNTS_ABOVE:
+    elif 0 < len(negative) <= 0.05 * expression.size and np.nanmax(expression) > COUNTS_ABOVE:
         what = f"negative values ({len(negative)}, down to {negative.min():g})"
         notes.append(f"{path}: {what} keep the table from counts and log2; mend these cells or leave them empty")
-    constant, first_rows = np.arange(len(cohort.genes)), []
-    for label in [label for label, count in cohort.type_counts().items() if count >= SAMPLES_OF_A_TYPE]:
+    constant, first_rows = np.arange(len(cohort.genes)), []  # genes that are constant within each type
+    for label in [label for label, count in cohort.type_counts().items() if count >= 3]:  # so many say something
         rows = np.flatnonzero(cohort.types == label)
         first_rows.append(rows[0])
-        for few in (rows[:SAMPLES_OF_A_TYPE], rows):  # the first rule out nearly all genes
+        for few in (rows[:3], rows):  # the first rule out nearly all genes
             values = expression[np.ix_(few, constant)]
             constant = constant[(values == values[0]).all(0)]
     levels = expression[np.ix_(first_rows, constant)]
     if len(telling := cohort.genes[constant[(levels != levels[:1]).any(0)]]):
         why = "constant within each type and different between types; remove a left-over label"
         notes.append(f"{path}: {some(telling)} determines the type: {why}")
-    return notes
+    return replace(cohort, notes=tuple(notes))
 
 
 def read_cohort(config: TableConfig) -> Cohort:
-    """Read an expression table and the types of its samples; those without a type are excluded.
-
-    Types are in a column of the table, or in a table of their own, joined by the ids that both have in common.
-    """
+    """Read an expression table and the types of its samples, from a column of it or from a table of their own."""
     table = types = read_table(config.rnaseq, layer=config.layer)
     if config.types is None:
         asked = ("group", squash(config.type_column or "group"))
@@ -883,18 +845,17 @@ def read_cohort(config: TableConfig) -> Cohort:
         types = read_table(config.types, words=True)
         ids, type_ids, spelling = find_agreement(table, types)
         if types.names[type_ids] in spelling.values():  # its first line is no header
-            first = pd.DataFrame([types.names])
+            first = pd.DataFrame([types.names], columns=types.frame.columns)
             types = replace(types, names=np.full(len(types.names), ""), frame=pd.concat([first, types.frame]))
         transposed, labelled = ids < 0, np.full(len(types.names), True)
-    columns, places = {}, {}
+    places = {}
     for place in np.flatnonzero(labelled):
-        name, words = types.names[place], types.words(place)
-        if place != type_ids and (words != "").any():
-            name = name if name and name not in columns else f"column {place + 1}"
-            columns[name], places[name] = words, place
+        if place != type_ids and (types.words(place) != "").any():
+            name = types.names[place]
+            places[name if name and name not in places else f"column {place + 1}"] = place
+    columns = pd.DataFrame({name: types.words(place) for name, place in places.items()}, types.words(type_ids))
     chosen = choose_type_column(columns, config)
-    groups = [name for name in columns if squash(name) == "group" and name != chosen]
-    labels = {name: columns[name] for name in [chosen, *groups[:1]]}
+    labels = columns[[chosen, *[name for name in columns if squash(name) == "group" and name != chosen][:1]]]
     used = [places[name] for name in labels] if config.types is None else []
     gene_ids = int(np.argmax(~table.numeric))  # the first column of words, or of all where there is none
     cohort = read_expression(table, gene_ids if transposed else ids, transposed, used)
@@ -905,11 +866,10 @@ def read_cohort(config: TableConfig) -> Cohort:
         notes.append(f"{table.path}: sample ids agree with those of {types.path} {how}")
     if config.types and type_ids:
         notes.append(f"{types.path}: sample ids are taken from column {types.names[type_ids]!r}")
-    if chosen != "type" and config.type_column is None and len(columns) > 1:
+    if chosen != "type" and config.type_column is None and len(places) > 1:
         notes.append(f"{types.path}: types are taken from column {chosen!r}")
-    cohort = annotate(replace(cohort, samples=samples, notes=tuple(notes)), types.words(type_ids), labels, config)
-    notes = [*cohort.notes, *type_notes(types.path, cohort), *value_notes(table.path, cohort)]
-    return replace(cohort, notes=tuple(notes))
+    cohort = annotate(replace(cohort, samples=samples, notes=tuple(notes)), labels, config)
+    return note_oddities(cohort, table.path, types.path)
 
 
 def read_new_samples(path: Path, layer: str | None = None, genes: Sequence[str] = ()) -> Cohort:
@@ -919,14 +879,11 @@ def read_new_samples(path: Path, layer: str | None = None, genes: Sequence[str] 
     found, _ = compare_ids({-1: table.names[table.numeric], **ids}, {0: np.array(genes, dtype=object)})
     transposed = bool(found) and found[0][0] >= 0
     cohort = read_expression(table, found[0][0] if transposed else next(iter(ids), None), transposed)
-    return replace(cohort, notes=(*cohort.notes, *value_notes(path, cohort)))
+    return note_oddities(cohort, path)
 
 
 def fetch_candle() -> tuple[Path, Path]:
-    """Return the two CANDLE files from the local cache, downloading what is not there; OSError if that fails.
-
-    A download lands under its name only when complete; its SHA-256 is recorded beside it then and checked ever after.
-    """
+    """Return the two CANDLE files from the local cache, downloading what is not there; OSError if that fails."""
     pooch.get_logger().setLevel("WARNING")
     folder = Path(pooch.os_cache("rnagen"))
     downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=(5, 30))  # to connect, without a byte
@@ -1052,16 +1009,12 @@ def keep_top_types(cohort: Cohort, top: int | None) -> Cohort:
     return cohort.take(np.isin(cohort.types, ranked[: top or DEFAULT_TYPES]))
 
 
-def read_ids(path: Path) -> np.ndarray:
-    """Read sample ids, one per line: what stands before the first tab, or comma in a .csv."""
-    with readable_table(path), open_text(path) as file:
-        separator = "," if ".csv" in path.suffixes else "\t"
-        ids = [line.split(separator)[0].strip(' "\r\n') for line in file]
-    return np.array([sample for sample in ids if sample], dtype=str)
-
-
-def split_by_ids(cohort: Cohort, ids: np.ndarray, path: Path) -> tuple[Cohort, Cohort, list[str]]:
+def split_by_ids(cohort: Cohort, path: Path) -> tuple[Cohort, Cohort, list[str]]:
     """Split into the training samples, whose ids path lists, and those that share no group with any; and notes."""
+    with readable_table(path), open_text(path) as file:
+        separator = "," if ".csv" in path.suffixes else "\t"  # an id stands before the first
+        ids = [line.split(separator)[0].strip(' "\r\n') for line in file]
+    ids = np.array([sample for sample in ids if sample], dtype=str)
     training = np.isin(cohort.samples, ids)
     test = ~np.isin(cohort.groups, cohort.groups[training])
     if not training.any():
@@ -1081,30 +1034,22 @@ def split_by_ids(cohort: Cohort, ids: np.ndarray, path: Path) -> tuple[Cohort, C
 # ---- preprocessing: split by groups, then everything fitted on training samples only -----------------------------
 
 TRANSFORMS = ("none", "log2", "cpm")
-FLOOR_SHARE = 0.001  # a lowest value that this share of all entries sits at is the floor of its scale
-GENES_AT_ONCE = 256  # in float64
-ENOUGH_DEPTHS = 10  # samples of a type to tell its distribution of depths
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(15)  # f(NODES) @ WEIGHTS / WEIGHTS.sum() is a normal's mean of f
 LOG_CPM = np.arange(0, 21, 0.05)  # log2(CPM + 1), up to all reads: points at which the effect of counting is known
-MAX_POISSON = 400  # counts; for higher ones the normal approximation does
-VALIDATION_FRACTION = 0.1  # of the training groups of each type
 
 
 def stratified_group_split(
     types: np.ndarray, groups: np.ndarray, fraction: float, minimum: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return a mask (rows,) of what to hold out: of each type that fraction of groups, at least minimum, never all.
-
-    A group whose rows differ in type counts for the type of its first row, unless others would have none left.
-    """
+    """Return a mask (rows,) of what to hold out: of each type that fraction of groups, at least minimum, never all."""
     names, first = np.unique(groups, return_index=True)
     held_out = []
     for label in np.unique(types):
-        of_type = rng.permutation(names[types[first] == label])
+        of_type = rng.permutation(names[types[first] == label])  # a group that mixes types counts for its first row's
         count = min(max(round(fraction * len(of_type)), minimum), len(of_type) - 1)
         held_out.extend(of_type[: max(count, 0)])
     mask = np.isin(groups, held_out)
-    for label in np.unique(types[mask]):
+    for label in np.unique(types[mask]):  # none may be lost to groups that mix types
         if mask[types == label].all():
             mask &= ~np.isin(groups, groups[types == label])
     return mask
@@ -1121,10 +1066,8 @@ def inner_folds(types: np.ndarray, groups: np.ndarray, folds: int, rng: np.rando
 
 def rank_within_types(types: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Number the rows of each type in random order, from 0 on; return the numbers (rows,)."""
-    order = rng.permutation(len(types))
-    rank = np.empty_like(order)
-    rank[order] = pd.Series(order).groupby(types[order]).cumcount()
-    return rank
+    shuffled = pd.Series(types)[rng.permutation(len(types))]
+    return shuffled.groupby(shuffled).cumcount().sort_index().to_numpy()
 
 
 def split_cohort(
@@ -1137,30 +1080,23 @@ def split_cohort(
     """
     minimum = 1 if test_fraction else 0
     test = stratified_group_split(cohort.types, cohort.groups, test_fraction, minimum, stream(seed, "split"))
-    for label in np.unique(cohort.types) if test_fraction else ():
-        rows = cohort.types == label
-        if not test[rows].any():
-            raise RnagenError(
-                f"{cohort.name}: type {str(label)!r} cannot be split: {rows.sum()} samples in "
-                f"{len(np.unique(cohort.groups[rows]))} groups; leave it out by a smaller --top_k_types, or add samples"
-            )
+    if test_fraction and len(whole := np.setdiff1d(cohort.types, cohort.types[test])):
+        rows = cohort.types == whole[0]
+        size = f"{rows.sum()} samples in {len(np.unique(cohort.groups[rows]))} groups"
+        remedy = "leave it out by a smaller --top_k_types, or add samples"
+        raise RnagenError(f"{cohort.name}: type {str(whole[0])!r} cannot be split: {size}; {remedy}")
     training = cohort.take(~test)
     if train_per_type:
-        rank = rank_within_types(training.types, stream(seed, "train per type"))
-        training = training.take(rank < train_per_type)
+        training = training.take(rank_within_types(training.types, stream(seed, "train per type")) < train_per_type)
     return training, cohort.take(test)
 
 
 def resolve_transform(expression: np.ndarray, asked: str) -> str:
-    """Return the transform to train on: as asked, or, for "auto", by the values.
-
-    Values never negative and above any log2 scale are counts, if all are whole, or TPM and the like.
-    """
+    """Return the transform to train on: as asked, or, for "auto", by the values."""
     lowest = np.fmin.reduce(expression, axis=None)
     if asked in ("log2", "cpm") and lowest < 0:
-        raise RnagenError(
-            f"--transform {asked}: the table has negative values (down to {lowest:g}); use --transform none"
-        )
+        why = f"the table has negative values (down to {lowest:g})"
+        raise RnagenError(f"--transform {asked}: {why}; use --transform none")
     if asked != "auto":
         return asked
     if lowest < 0 or np.fmax.reduce(expression, axis=None) <= COUNTS_ABOVE:
@@ -1182,7 +1118,7 @@ def depth_by_type(expression: np.ndarray, types: np.ndarray) -> np.ndarray:
     """Return mean and sd of the logarithm of depth (types, 2), those of all samples where a type has few."""
     log_depth = np.log(sequencing_depth(expression))[:, 0]
     of_types = (log_depth[types == name] for name in np.unique(types))
-    enough = (part if len(part) >= ENOUGH_DEPTHS else log_depth for part in of_types)
+    enough = (part if len(part) >= 10 else log_depth for part in of_types)
     return np.array([(part.mean(), part.std()) for part in enough], np.float32)
 
 
@@ -1200,18 +1136,15 @@ def to_training_units(expression: np.ndarray, kept: np.ndarray, transform: str) 
 
 
 def counted_moments(log_mean: float, log_sd: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and variance (points,) of counts, as log2(CPM + 1), that are expected to be LOG_CPM.
-
-    Counts are Poisson, and averaged over depths whose logarithm is normal; many are taken by the delta method.
-    """
+    """Return mean and variance (points,) of Poisson counts, as log2(CPM + 1), that are expected to be LOG_CPM."""
     cpm = np.exp2(LOG_CPM)[:, None] - 1
-    depth = np.exp(log_mean + log_sd * NODES) / 1e6  # counts per unit of CPM
+    depth = np.exp(log_mean + log_sd * NODES) / 1e6  # counts per unit of CPM, to average over
     rate = cpm * depth  # (points, depths)
-    counts = np.arange(MAX_POISSON)[:, None, None]
+    counts = np.arange(400)[:, None, None]
     chance = scipy.stats.poisson.pmf(counts, rate)
     value = np.log2(counts / depth + 1)
     first, second = (chance * value).sum(0), (chance * np.square(value)).sum(0)
-    many = rate > MAX_POISSON / 2
+    many = rate > 200  # these by the delta method
     slope = 1 / ((cpm + 1) * math.log(2))
     first = np.where(many, LOG_CPM[:, None] - np.square(slope) * math.log(2) * cpm / depth / 2, first)
     second = np.where(many, np.square(first) + np.square(slope) * cpm / depth, second)
@@ -1221,32 +1154,26 @@ def counted_moments(log_mean: float, log_sd: float) -> tuple[np.ndarray, np.ndar
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Maps between the input's units and the networks', fitted on training samples.
+    """Maps between the input's units and the networks', fitted on training samples."""
 
-    transform says what training units are: "none", "log2" for log2(x + 1) of the input's, "cpm" for log2(CPM + 1), each
-    sample by its own depth. kept (all genes,) marks the genes that vary; mean, sd, low and span (genes,) are theirs, in
-    training units. constant (all genes,) has the value of each gene that does not vary, NaN if it was never measured.
-    No value lies under floor, and all are whole numbers if whole is set. log_depth (types, 2) holds mean and sd of the
-    natural logarithm of depth of each type, where the transform divides by it.
-    """
-
-    kept: np.ndarray
+    kept: np.ndarray  # (all genes,), those that vary; constant has the value of each other, NaN if never measured
     constant: np.ndarray
-    mean: np.ndarray
+    mean: np.ndarray  # (genes,) like sd, low and span: of those that vary, in training units
     sd: np.ndarray
     low: np.ndarray
     span: np.ndarray
-    transform: str
-    floor: float
-    whole: bool
-    log_depth: np.ndarray
+    transform: str  # to training units: "none", "log2" of x + 1, "cpm" log2(CPM + 1), each sample by its own depth
+    floor: float  # no value of the input lies under it
+    whole: bool  # whether all are whole numbers
+    log_depth: np.ndarray  # (types, 2), mean and sd of the natural logarithm of depth, where transform divides by it
 
     @classmethod
     def fit(cls, expression: np.ndarray, transform: str, types: np.ndarray) -> Preprocessing:
         """Fit to training samples (samples, all genes) of these types (samples,)."""
         transform = resolve_transform(expression, transform)
         lowest = np.fmin.reduce(expression, axis=None)
-        at_floor = np.count_nonzero(expression == lowest) > max(10, FLOOR_SHARE * expression.size)
+        # a lowest value that so many entries sit at is the floor of its scale
+        at_floor = np.count_nonzero(expression == lowest) > max(10, 0.001 * expression.size)
         floor = 0.0 if lowest >= 0 else float(lowest) if at_floor else -np.inf
         values = to_training_units(expression, np.full(expression.shape[1], True), transform)
         low, high = np.fmin.reduce(values), np.fmax.reduce(values)  # NaN only where the whole column is
@@ -1254,10 +1181,9 @@ class Preprocessing:
         if not kept.any():
             raise RnagenError("every gene is constant or missing in the training samples; there is nothing to learn")
         constant = np.where(kept, np.nan, np.fmin.reduce(expression))
-        moments = []
-        for genes in np.array_split(np.flatnonzero(kept), math.ceil(kept.sum() / GENES_AT_ONCE)):
-            part = values[:, genes].astype(np.float64)
-            moments.append((np.nanmean(part, axis=0), np.nanstd(part, axis=0)))
+        few_genes = np.array_split(np.flatnonzero(kept), math.ceil(kept.sum() / 256))
+        parts = (values[:, genes].astype(np.float64) for genes in few_genes)
+        moments = [(np.nanmean(part, axis=0), np.nanstd(part, axis=0)) for part in parts]
         mean, sd = np.concatenate(moments, axis=1).astype(np.float32)
         log_depth = depth_by_type(expression, types) if transform == "cpm" else np.zeros((0, 2), np.float32)
         whole = transform != "none" and is_whole(expression)
@@ -1277,17 +1203,13 @@ class Preprocessing:
         return Samples(self.standardise(cohort.expression), y, cohort.groups)
 
     def restore(self, standardised: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Map (samples, genes) of mean 0, sd 1, of types y, back to (samples, all genes) in the input's units.
-
-        Where depth was divided by, each sample is given a depth drawn from its type's, and whole counts are drawn
-        around what that depth makes of its CPM.
-        """
+        """Map (samples, genes) of mean 0, sd 1, of types y, back to (samples, all genes) in the input's units."""
         values = standardised * self.sd
         values += self.mean
         if self.transform != "none":
             np.exp2(values, out=values)
             values -= 1
-        if self.transform == "cpm":
+        if self.transform == "cpm":  # each sample is given a depth of its type
             np.maximum(values, 0, out=values)
             mean, sd = self.log_depth[y].T
             depth = np.exp(mean + sd * rng.standard_normal(len(y), dtype=np.float32))
@@ -1340,20 +1262,16 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A cohort as the networks see it: samples to train, to validate and to test on.
+    """A cohort as the networks see it: samples to train, to validate and to test on."""
 
-    genes (all genes,) and types (types,) are the names, of types those behind the codes; trained_on is the fingerprint
-    of the ids of the samples to train on and to validate on, missing the number of their missing values.
-    """
-
-    genes: np.ndarray
-    types: np.ndarray
+    genes: np.ndarray  # names (all genes,)
+    types: np.ndarray  # names (types,), those behind the codes
     preprocessing: Preprocessing
     train: Samples
     validation: Samples
     test: Samples
-    trained_on: str
-    missing: int
+    trained_on: str  # fingerprint of the ids of the samples to train on and to validate on
+    missing: int  # number of values that these samples lack in the genes that are kept
 
     @property
     def n_training(self) -> int:
@@ -1380,18 +1298,13 @@ def prepare_dataset(
     """Split a cohort by groups and preprocess it."""
     training, test = split_cohort(cohort, test_fraction, seed, train_per_type)
     rng = stream(seed, "validation")
-    validates = stratified_group_split(training.types, training.groups, VALIDATION_FRACTION, 0, rng)
-    preprocessing = Preprocessing.fit(training.expression, transform, training.types)
+    validates = stratified_group_split(training.types, training.groups, 0.1, 0, rng)
+    fitted = Preprocessing.fit(training.expression, transform, training.types)
     types = np.unique(cohort.types)
     parts = training.take(~validates), training.take(validates), test
-    return Dataset(
-        cohort.genes,
-        types,
-        preprocessing,
-        *(preprocessing.samples(part, types) for part in parts),
-        trained_on=training.fingerprint(),
-        missing=int(np.isnan(training.expression).sum(axis=0)[preprocessing.kept].sum()),
-    )
+    missing = int(np.isnan(training.expression).sum(axis=0)[fitted.kept].sum())
+    samples = (fitted.samples(part, types) for part in parts)
+    return Dataset(cohort.genes, types, fitted, *samples, training.fingerprint(), missing)
 
 
 def score_predictions(predicted: np.ndarray, y: np.ndarray) -> dict[str, float]:
@@ -5515,7 +5428,7 @@ def find_evaluation(args: Args, real: Cohort, sampler: Sampler | None, terminal:
     real, notes = keep_shared(real, judged.genes, judged.types, str(args.report_only or args.load_model))
     terminal.warn(*notes)
     if args.train_ids:
-        training, test, notes = split_by_ids(real, read_ids(args.train_ids), args.train_ids)
+        training, test, notes = split_by_ids(real, args.train_ids)
         terminal.warn(*notes)
     else:
         training, test = split_cohort(real, args.test_fraction, args.seed, args.train_per_type)
