@@ -307,7 +307,6 @@ def end_on_interrupts() -> None:
 # ---- data: a file becomes a table, and agreement of ids decides what its rows, columns and types are ------------
 
 csv.field_size_limit(10**9)  # a line may be split by a separator that it does not have
-
 # Names of columns are compared in lower-case letters and digits only: OncotreeLineage is oncotree_lineage.
 TYPE_NAME = re.compile(
     r".*(cancer|tumou?r|cell|sub|disease|histological)types?|.*lineage|.*primarydisease(ortissue)?|types?|cancer|"
@@ -386,6 +385,11 @@ def share_distinct(words: np.ndarray) -> float:
     return len(set(known)) / max(len(known), 1)
 
 
+def is_whole(expression: np.ndarray) -> bool:
+    """Return whether all values that are there are whole numbers."""
+    return all(bool((np.isnan(row) | (row == np.rint(row))).all()) for row in expression)  # few rows decide most tables
+
+
 @dataclass(frozen=True)
 class Table:
     """A table as its file has it; columns go by their place, since their names (columns,) may repeat."""
@@ -436,11 +440,9 @@ def readable_table(path: Path) -> Iterator[None]:
 def open_text(path: Path) -> io.TextIOWrapper:
     """Open a text file, compressed or not, so that it can be read from a place again, even if it is a pipe."""
     raw: Any = open(path, "rb")  # noqa: SIM115, the caller closes it
-    raw = raw if raw.seekable() else io.BytesIO(raw.read())
-    start = raw.read(6)
-    raw.seek(0)
+    raw = raw if raw.seekable() else io.BufferedReader(io.BytesIO(raw.read()))
     openers = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
-    opener = next((opener for magic, opener in openers.items() if start.startswith(magic)), None)
+    opener = next((opener for magic, opener in openers.items() if raw.peek(6).startswith(magic)), None)
     return io.TextIOWrapper(opener(raw) if opener else raw, encoding="utf-8-sig", newline="")
 
 
@@ -450,36 +452,28 @@ def split_line(line: str, separator: str) -> list[str]:
     return [field.strip() for field in next(fields, [])]
 
 
-def read_head(file: io.TextIOBase, path: Path) -> tuple[str, list[list[str]]]:
-    """Return the separator of a text file, and its header and first rows; the file is left where its rows begin.
-
-    # lines, GCT's sizes, GEO's ! and ^ lines, and titles, of at most half as many fields as rows have, are skipped. By
-    the separator most lines have as many fields as the last; a header may have one less or more.
-    """
-    lines: dict[int, str] = {}  # by where each ends
-    while len(lines) < 6 and (line := file.readline()):
-        if line.startswith("#1.2"):  # GCT: sizes follow
-            file.readline()
-        elif line.strip(' \t\r\n,;"') and (lines or line.lstrip('"')[0] not in "#!^"):
-            lines[file.tell()] = line
-    if not lines:
-        raise RnagenError(f"{path}: is empty")
-    best, most, header = "\t", 0, 0
-    for separator in ",;\t " if ".csv" in path.suffixes else "\t,; ":
-        counts = [len(split_line(line, separator)) for line in lines.values()]
-        width = counts[-1]
-        start = next(place for place, count in enumerate(counts) if count > min(width / 2, width - 2))
-        fitting = counts.count(width) + (abs(counts[start] - width) == 1)
-        if width > 1 and fitting > most:
-            best, most, header = separator, fitting, start if fitting > 2 else 0
-    file.seek(list(lines)[header])
-    return best, [split_line(line, best) for line in list(lines.values())[header:]]
-
-
 def read_text(path: Path, words: bool) -> pd.DataFrame:
     """Read text whatever stands before its header, its separator and its compression; words reads all as words."""
     with open_text(path) as file:
-        separator, (names, *rows) = read_head(file, path)
+        lines: dict[int, str] = {}  # that decide on header and separator, by where each ends
+        while len(lines) < 6 and (line := file.readline()):
+            if line.startswith("#1.2"):  # GCT: sizes follow
+                file.readline()
+            elif line.strip(' \t\r\n,;"') and (lines or line.lstrip('"')[0] not in "#!^"):  # as in GEO's series
+                lines[file.tell()] = line
+        if not lines:
+            raise RnagenError(f"{path}: is empty")
+
+        # most lines have as many fields as the last, a header may have one less or more, titles have at most half
+        separator, most, header = "\t", 0, 0
+        for candidate in ",;\t " if ".csv" in path.suffixes else "\t,; ":
+            counts = [len(split_line(line, candidate)) for line in lines.values()]
+            width = counts[-1]
+            start = next(place for place, count in enumerate(counts) if count > min(width / 2, width - 2))
+            fitting = counts.count(width) + (abs(counts[start] - width) == 1)
+            if width > 1 and fitting > most:
+                separator, most, header = candidate, fitting, start if fitting > 2 else 0
+        names, *rows = [split_line(line, separator) for line in list(lines.values())[header:]]
         if not rows:
             return pd.DataFrame(columns=names)
         width, trailing = len(rows[0]), not any(row[-1] for row in rows)  # a separator may end header or rows
@@ -489,6 +483,8 @@ def read_text(path: Path, words: bool) -> pd.DataFrame:
             names = ["", *names]
         if not width - trailing <= len(names) <= width:
             raise ValueError(f"the header has {len(names)} columns, the first row {width}")
+
+        file.seek(list(lines)[header])
         by_name = [i for i, name in enumerate(names) if words or not i or names_type(name) or ID_NAME.fullmatch(name)]
         options = {"sep": r"\s+" if separator == " " else separator, "skipinitialspace": separator != "\t"}
         frame = pd.read_csv(file, dtype=dict.fromkeys(by_name, str), low_memory=False, header=None, **options)
@@ -511,16 +507,13 @@ def read_parquet(path: Path) -> pd.DataFrame:
 
 
 def read_single_cell(path: Path, layer: str | None) -> tuple[pd.DataFrame, int]:
-    """Read .h5ad, or 10x Genomics' .h5 or folder by scanpy: obs_names and obs, then genes; and where these start.
-
-    layer names another matrix than X, "raw" the one set aside by scanpy.
-    """
+    """Read .h5ad, or 10x Genomics' .h5 or folder by scanpy: obs_names and obs, then genes; and where these start."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of names that repeat, which is said below
         reader = anndata.read_h5ad if path.suffix == ".h5ad" else scanpy.read_10x_h5
         data = scanpy.read_10x_mtx(path) if path.is_dir() else reader(path)
     sources = {None: (data.X, data.var_names)} | {name: (data.layers[name], data.var_names) for name in data.layers}
-    if data.raw is not None:
+    if data.raw is not None:  # set aside by scanpy
         sources["raw"] = (data.raw.X, data.raw.var_names)
     if layer not in sources:
         known = ", ".join(filter(None, sources)) or "X alone"
@@ -644,8 +637,7 @@ def read_values(table: Table, columns: np.ndarray, rows: np.ndarray, transposed:
         words = table.words(column)
         numbers = pd.to_numeric(pd.Series(words), errors="coerce")
         frame.isetitem(column, numbers.mask(numbers.isna() & (words != ""), np.inf))
-    values = np.empty((len(columns), len(frame)) if transposed else (len(frame), len(columns)), np.float32)
-    by_row = values.T if transposed else values
+    values = np.empty((len(frame), len(columns)), np.float32, order="F" if transposed else "C")
     for start in range(0, len(columns), 256):
         chunk = columns[start : start + 256]
         with np.errstate(over="ignore"):
@@ -657,24 +649,8 @@ def read_values(table: Table, columns: np.ndarray, rows: np.ndarray, transposed:
             cell, why = (repr(value), "not a number") if is_text else (f"{value:g}", "beyond any expression")
             cell = f"column {table.names[column]!r}: {cell} ({'gene' if transposed else 'sample'} {rows[row]!r})"
             raise RnagenError(f"{table.path}: {cell} is {why}; mend it or leave it empty")
-        by_row[:, start : start + len(chunk)] = block
-    return values
-
-
-def merge_genes(path: Path, values: np.ndarray, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Merge genes of the same name: the sum of counts, the mean of anything else; NaN only where all are missing."""
-    first = ~pd.Index(genes).duplicated()
-    if first.all():
-        return values, genes, []
-    repeated = pd.Index(genes).duplicated(keep=False)
-    told = values[:100]
-    counts = (np.isnan(told) | (told >= 0) & (told % 1 == 0)).all()
-    groups = pd.DataFrame(values[:, repeated].T).groupby(genes[repeated], sort=False)
-    merged = groups.sum(min_count=1) if counts else groups.mean()
-    values[:, repeated & first] = merged.to_numpy().T
-    how = f"the {'sum of their counts' if counts else 'mean of their values'}: {some(merged.index)}"
-    note = f"{path}: {len(genes)} genes have {first.sum()} names; those of the same name are merged into {how}"
-    return values[:, first], genes[first], [note]
+        values[:, start : start + len(chunk)] = block
+    return values.T if transposed else values
 
 
 def read_expression(table: Table, ids: int | None, transposed: bool, used: Sequence[int] = ()) -> Cohort:
@@ -704,7 +680,17 @@ def read_expression(table: Table, ids: int | None, transposed: bool, used: Seque
     if len(aside):
         notes.append(f"{path}: columns set aside, since they hold no expression: {some(aside, 8)}")
     kept = ~(summary | nameless)
-    values, genes, merged = merge_genes(path, values if kept.all() else values[:, kept], genes[kept])
+    values, genes = values if kept.all() else values[:, kept], genes[kept]
+    if not (first := ~pd.Index(genes).duplicated()).all():
+        repeated = pd.Index(genes).duplicated(keep=False)
+        groups = pd.DataFrame(values[:, repeated].T).groupby(genes[repeated], sort=False)
+        counts = is_whole(values[:100]) and not (values[:100] < 0).any()
+        merged = groups.sum(min_count=1) if counts else groups.mean()  # NaN only where all are missing
+        values[:, repeated & first] = merged.to_numpy().T
+        how = f"the {'sum of their counts' if counts else 'mean of their values'}: {some(merged.index)}"
+        size = f"{len(genes)} genes have {first.sum()} names"
+        notes.append(f"{path}: {size}; those of the same name are merged into {how}")
+        values, genes = values[:, first], genes[first]
     if np.isnan(values).all():
         raise RnagenError(f"{path}: no column holds a number; give a column of values for each gene")
     if "" in samples:
@@ -712,7 +698,7 @@ def read_expression(table: Table, ids: int | None, transposed: bool, used: Seque
     if (again := pd.Index(samples).duplicated()).any():
         raise RnagenError(f"{path}: sample id {samples[again][0]!r} occurs twice; keep one")
     samples, name, untyped = samples.astype(str), "/".join(path.resolve().parts[-2:]), np.full(len(samples), "")
-    return Cohort(name, False, values, samples, genes.astype(str), untyped, samples, "", "", (*notes, *merged))
+    return Cohort(name, False, values, samples, genes.astype(str), untyped, samples, "", "", tuple(notes))
 
 
 def group_samples(samples: Sequence[str], regex: str | None = None) -> tuple[np.ndarray, str]:
@@ -745,14 +731,11 @@ def choose_type_column(columns: pd.DataFrame, config: TableConfig) -> str:
     shown = list(columns) if asked is not None else named or possible
     listed = ", ".join(f"{name!r} ({list_some(set(columns[name]) - {''})})" for name in shown[:8])
     listed += f" and {len(shown) - 8} more" * (len(shown) > 8)
+    found = ["type"] if "type" in columns else others if config.types and len(others) == 1 else named
     if asked is not None:
         found = [asked] if asked in columns else [name for name in columns if name.lower() == asked.lower()]
         if len(found) != 1:
             raise RnagenError(f"--type_column {asked}: {path} has no such column, but {listed}; name one of these")
-    elif "type" in columns:
-        found = ["type"]
-    else:
-        found = others if config.types and len(others) == 1 else named
     if found and all(columns[name].equals(columns[found[0]]) for name in found):
         if share_distinct(columns[found[0]]) < 1:
             return found[0]
@@ -785,8 +768,7 @@ def annotate(cohort: Cohort, labels: pd.DataFrame, config: TableConfig) -> Cohor
     types = labels[column].to_numpy(str)
     groups, grouping = group_samples(cohort.samples, config.group_regex)
     if len(labels.columns) > 1 and config.group_regex is None:
-        groups = labels.iloc[:, 1].to_numpy(str)
-        groups = np.where(groups == "", cohort.samples, groups)
+        groups = labels.iloc[:, 1].where(labels.iloc[:, 1] != "", cohort.samples).to_numpy(str)
         grouping = f"column `group` of the {'type table' if config.types else 'table'}"
         per_type = pd.Series(groups).groupby(types).nunique().median()
         # fewer groups of a type are no patients or the like but a condition, or the types
@@ -797,35 +779,32 @@ def annotate(cohort: Cohort, labels: pd.DataFrame, config: TableConfig) -> Cohor
     return replace(cohort, types=types, groups=groups, grouping=grouping, type_column=column, notes=tuple(notes))
 
 
-def note_oddities(cohort: Cohort, path: Path, types_path: Path | None = None) -> Cohort:
+def note_oddities(cohort: Cohort, path: Path, types: Path | None = None) -> Cohort:
     """Return the cohort with notes on types that look alike, and on values that are codes or give the type away."""
     notes, expression = list(cohort.notes), cohort.expression
     names = pd.Series(np.unique(cohort.types))
     same = names.groupby(names.map(lambda name: "".join(name.lower().split())))
     if alike := [" and ".join(map(repr, few)) for _, few in same if len(few) > 1]:
-        alike = "; ".join(alike[:3])
-        notes.append(f"{types_path}: some types differ by case or blanks alone ({alike}) and are kept apart")
-    barcodes = [TCGA.search(sample) for sample in cohort.samples]
-    normal = np.array([bool(barcode and barcode[3]) for barcode in barcodes])
-    tumour = np.array(list(map(bool, barcodes))) & ~normal & (cohort.types != "")
-    if shared := np.count_nonzero(normal & np.isin(cohort.types, cohort.types[tumour])):
+        notes.append(f"{types}: some types differ by case or blanks alone ({'; '.join(alike[:3])}) and are kept apart")
+    barcodes = [(TCGA.search(sample), name) for sample, name in zip(cohort.samples, cohort.types, strict=True) if name]
+    tumours = {name for barcode, name in barcodes if barcode and not barcode[3]}
+    if shared := sum(1 for barcode, name in barcodes if barcode and barcode[3] and name in tumours):
         what = "are normal tissue by their TCGA barcodes (codes 10 to 14) and share a type with tumours"
-        notes.append(f"{types_path}: {shared} samples {what}; exclude them, or give them types of their own")
+        notes.append(f"{types}: {shared} samples {what}; exclude them, or give them types of their own")
     negative = expression[expression < 0]
-    if codes := [code for code in (-99.0, -999.0, -9999.0, -99999.0) if code in negative]:
-        count = np.count_nonzero(negative == codes[0])
-        notes.append(f"{path}: {count} values are {codes[0]:g}; if that means missing, leave these cells empty")
+    if code := next((code for code in (-99.0, -999.0, -9999.0, -99999.0) if code in negative), None):
+        count = np.count_nonzero(negative == code)
+        notes.append(f"{path}: {count} values are {code:g}; if that means missing, leave these cells empty")
     elif 0 < len(negative) <= 0.05 * expression.size and np.nanmax(expression) > COUNTS_ABOVE:
         what = f"negative values ({len(negative)}, down to {negative.min():g})"
         notes.append(f"{path}: {what} keep the table from counts and log2; mend these cells or leave them empty")
-    constant, first_rows = np.arange(len(cohort.genes)), []  # genes that are constant within each type
-    for label in [label for label, count in cohort.type_counts().items() if count >= 3]:  # so many say something
-        rows = np.flatnonzero(cohort.types == label)
-        first_rows.append(rows[0])
+    constant = np.arange(len(cohort.genes))  # genes that are constant within each type of samples enough to tell
+    of_types = [np.flatnonzero(cohort.types == label) for label, count in cohort.type_counts().items() if count >= 3]
+    for rows in of_types:
         for few in (rows[:3], rows):  # the first rule out nearly all genes
             values = expression[np.ix_(few, constant)]
             constant = constant[(values == values[0]).all(0)]
-    levels = expression[np.ix_(first_rows, constant)]
+    levels = expression[np.ix_([rows[0] for rows in of_types], constant)]
     if len(telling := cohort.genes[constant[(levels != levels[:1]).any(0)]]):
         why = "constant within each type and different between types; remove a left-over label"
         notes.append(f"{path}: {some(telling)} determines the type: {why}")
@@ -892,10 +871,9 @@ def fetch_candle() -> tuple[Path, Path]:
         if not path.exists():
             record.unlink(missing_ok=True)
             pooch.retrieve(CANDLE_URL + name, None, fname=name, path=folder, downloader=downloader)
-            with open(path, "rb") as file:
-                if b"\t" not in file.readline():  # a portal's or a proxy's page with status 200
-                    path.unlink()
-                    raise OSError(f"{CANDLE_URL}{name} is not a tab-separated table")
+            if b"\t" not in path.read_bytes().split(b"\n", 1)[0]:  # a portal's or a proxy's page with status 200
+                path.unlink()
+                raise OSError(f"{CANDLE_URL}{name} is not a tab-separated table")
         digest = pooch.file_hash(path)
         if not record.exists():
             with replacing(record) as beside:
@@ -911,36 +889,13 @@ def sparse_effects(rng: np.random.Generator, rows: int, genes: int, share: float
     return rng.normal(0, sd, (rows, genes)) * (rng.random((rows, genes)) < share)
 
 
-def simulate_ids(label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the sample ids, each one's source, and the row whose biology it shares, each (samples,)."""
-    ids = np.array([f"GDC.SIM_{i:06d}" for i in range(len(label))], dtype=object)
-    source = np.full(len(label), len(CANDLE_SOURCES) - 1)
-    biology = np.arange(len(label))
-    coverage = np.log([1018, 812, 1018, 60, 357])  # samples that each cell-line project has in the CANDLE tables
-    is_line = rng.random(len(label)) < 0.215
-    lines = 0
-    for code in np.unique(label):
-        rows = np.flatnonzero(is_line & (label == code))
-        for line in np.array_split(rows, range(3, len(rows), 3)):
-            projects = np.argsort(coverage + rng.gumbel(size=len(coverage)))[::-1]  # without replacement
-            lines += 1
-            for row, project in zip(line, projects, strict=False):
-                dash = "" if project == 0 else "-"  # CCLE spells ALLSIL what the others call ALL-SIL
-                ids[row] = f"{CANDLE_SOURCES[project]}.SIM{dash}{lines:05d}"
-                source[row], biology[row] = project, line[0]
-    return ids.astype(str), source, biology
-
-
 def simulate_cohort(
     samples: int = 15_198, genes: int = 942, types: int = 33, seed: int = 2021, counts: bool = False
 ) -> Cohort:
-    """Simulate a pan-cancer RNA-seq cohort of tumours and cell lines in place of the CANDLE tables, of the same sizes.
+    """Simulate a cohort in place of the CANDLE tables, as large, and as hard for a linear classifier as real ones.
 
-    Types sit in lineages that share expression; genes move together in modules; tumours are mixed with stroma by
-    their purity; each source shifts each gene. Counts are negative binomial, with dispersion falling with the mean
-    (Robinson and Smyth 2008; Love, Huber and Anders 2014), at depths that vary threefold between the 10th and the 90th
-    percentile; values are log2(CPM + 1), or these counts. The effect sizes make it as hard for a linear classifier as
-    real cohorts.
+    It holds log2(CPM + 1), or the counts: negative binomial, with dispersion falling with the mean (Robinson and Smyth
+    2008; Love, Huber and Anders 2014), at depths that vary threefold between the 10th and the 90th percentile.
     """
     rng = stream(seed, "simulated cohort")
     weight = (np.arange(types) + 12.35) ** -1.25
@@ -949,17 +904,28 @@ def simulate_cohort(
     lineage = rng.integers(math.ceil(types / 4), size=types)
     baseline = rng.normal(5, 2, genes)  # log2 CPM
     lineages = sparse_effects(rng, lineage.max() + 1, genes, 0.5, 0.9)
-    profile = baseline + lineages[lineage] + sparse_effects(rng, types, genes, 0.4, 0.245)  # (types, genes)
-    modules = sparse_effects(rng, 16, genes, 0.2, 0.5).astype(np.float32)
-    stroma = np.exp2(baseline + rng.normal(0, 1.5, genes)).astype(np.float32)  # CPM
+    profile = (baseline + lineages[lineage] + sparse_effects(rng, types, genes, 0.4, 0.245)).astype(np.float32)
+    modules = sparse_effects(rng, 16, genes, 0.2, 0.5).astype(np.float32)  # of genes that move together
+    stroma = np.exp2(baseline + rng.normal(0, 1.5, genes)).astype(np.float32)  # CPM, mixed with tumours by their purity
     shift = rng.normal(0, 0.3, (len(CANDLE_SOURCES), genes)).astype(np.float32)
     dispersion = (0.15 + 1 / np.exp2(baseline)).astype(np.float32)
 
-    ids, source, biology = simulate_ids(label, rng)
+    ids = np.array([f"GDC.SIM_{i:06d}" for i in range(samples)], dtype=object)
+    source, biology = np.full(samples, len(CANDLE_SOURCES) - 1), np.arange(samples)  # the row whose biology each shares
+    coverage = np.log([1018, 812, 1018, 60, 357])  # samples that each cell-line project has in the CANDLE tables
+    is_line = rng.random(samples) < 0.215
+    of_types = [np.flatnonzero(is_line & (label == code)) for code in np.unique(label)]
+    lines = [line for rows in of_types for line in np.array_split(rows, range(3, len(rows), 3))]
+    for number, line in enumerate(lines, 1):
+        projects = np.argsort(coverage + rng.gumbel(size=len(coverage)))[::-1]  # without replacement
+        for row, project in zip(line, projects, strict=False):
+            dash = "" if project == 0 else "-"  # CCLE spells ALLSIL what the others call ALL-SIL
+            ids[row] = f"{CANDLE_SOURCES[project]}.SIM{dash}{number:05d}"
+            source[row], biology[row] = project, line[0]
+
     purity = np.where(source == len(CANDLE_SOURCES) - 1, rng.beta(6, 3, samples), 1).astype(np.float32)
     millions = np.exp(rng.normal(np.log(20), 0.4, samples)).astype(np.float32)  # reads
     scores = rng.standard_normal((samples, len(modules)), dtype=np.float32)[biology]  # one line, one biology
-    profile = profile.astype(np.float32)
 
     def simulate_block(block: int) -> np.ndarray:
         rng = stream(seed, "simulated counts", block)
@@ -974,10 +940,9 @@ def simulate_cohort(
     with ThreadPoolExecutor(CORES) as pool:
         expression = np.concatenate(list(pool.map(simulate_block, range(math.ceil(samples / BLOCK)))))
     groups, grouping = group_samples(ids)
-    gene_names = np.array([f"GENE{i:05d}" for i in range(1, genes + 1)])
-    type_names = np.array([f"type_{i:02d}" for i in range(1, types + 1)])
+    genes_and_types = np.char.mod("GENE%05d", np.arange(1, genes + 1)), np.char.mod("type_%02d", label + 1)
     name = "simulated counts" if counts else "simulated cohort"
-    return Cohort(name, True, expression, ids, gene_names, type_names[label], groups, grouping)
+    return Cohort(name, True, expression, ids.astype(str), *genes_and_types, groups, grouping)
 
 
 def load_cohort(config: TableConfig, seed: int) -> Cohort:
@@ -1070,14 +1035,8 @@ def rank_within_types(types: np.ndarray, rng: np.random.Generator) -> np.ndarray
     return shuffled.groupby(shuffled).cumcount().sort_index().to_numpy()
 
 
-def split_cohort(
-    cohort: Cohort, test_fraction: float, seed: int, train_per_type: int | None = None
-) -> tuple[Cohort, Cohort]:
-    """Split into training and test samples, stratified by type, whole groups on one side; at 0 all are to train on.
-
-    train_per_type keeps at most so many training samples of each type; those of a smaller number are among those of a
-    larger, and the test samples are the same.
-    """
+def split_cohort(cohort: Cohort, test_fraction: float, seed: int, per_type: int | None = None) -> tuple[Cohort, Cohort]:
+    """Split by groups into training samples, at most per_type of each type, and test samples, none at fraction 0."""
     minimum = 1 if test_fraction else 0
     test = stratified_group_split(cohort.types, cohort.groups, test_fraction, minimum, stream(seed, "split"))
     if test_fraction and len(whole := np.setdiff1d(cohort.types, cohort.types[test])):
@@ -1086,40 +1045,26 @@ def split_cohort(
         remedy = "leave it out by a smaller --top_k_types, or add samples"
         raise RnagenError(f"{cohort.name}: type {str(whole[0])!r} cannot be split: {size}; {remedy}")
     training = cohort.take(~test)
-    if train_per_type:
-        training = training.take(rank_within_types(training.types, stream(seed, "train per type")) < train_per_type)
+    if per_type:  # those of a smaller number are among those of a larger one
+        training = training.take(rank_within_types(training.types, stream(seed, "train per type")) < per_type)
     return training, cohort.take(test)
 
 
 def resolve_transform(expression: np.ndarray, asked: str) -> str:
     """Return the transform to train on: as asked, or, for "auto", by the values."""
-    lowest = np.fmin.reduce(expression, axis=None)
-    if asked in ("log2", "cpm") and lowest < 0:
-        why = f"the table has negative values (down to {lowest:g})"
-        raise RnagenError(f"--transform {asked}: {why}; use --transform none")
+    low = np.fmin.reduce(expression, axis=None)
+    if asked in ("log2", "cpm") and low < 0:
+        raise RnagenError(f"--transform {asked}: the table has negative values (down to {low:g}); use --transform none")
     if asked != "auto":
         return asked
-    if lowest < 0 or np.fmax.reduce(expression, axis=None) <= COUNTS_ABOVE:
+    if low < 0 or np.fmax.reduce(expression, axis=None) <= COUNTS_ABOVE:
         return "none"
     return "cpm" if is_whole(expression) else "log2"
-
-
-def is_whole(expression: np.ndarray) -> bool:
-    """Return whether all values that are there are whole numbers."""
-    return all(bool((np.isnan(row) | (row == np.rint(row))).all()) for row in expression)  # few rows decide most tables
 
 
 def sequencing_depth(expression: np.ndarray) -> np.ndarray:
     """Return the sum of each sample's values (samples, 1), at least 1."""
     return np.maximum(np.nansum(expression, axis=1, dtype=np.float64, keepdims=True), 1)
-
-
-def depth_by_type(expression: np.ndarray, types: np.ndarray) -> np.ndarray:
-    """Return mean and sd of the logarithm of depth (types, 2), those of all samples where a type has few."""
-    log_depth = np.log(sequencing_depth(expression))[:, 0]
-    of_types = (log_depth[types == name] for name in np.unique(types))
-    enough = (part if len(part) >= 10 else log_depth for part in of_types)
-    return np.array([(part.mean(), part.std()) for part in enough], np.float32)
 
 
 def to_training_units(expression: np.ndarray, kept: np.ndarray, transform: str) -> np.ndarray:
@@ -1165,7 +1110,7 @@ class Preprocessing:
     transform: str  # to training units: "none", "log2" of x + 1, "cpm" log2(CPM + 1), each sample by its own depth
     floor: float  # no value of the input lies under it
     whole: bool  # whether all are whole numbers
-    log_depth: np.ndarray  # (types, 2), mean and sd of the natural logarithm of depth, where transform divides by it
+    log_depth: np.ndarray  # (types, 2), mean and sd of the natural logarithm of depth, where transform is "cpm"
 
     @classmethod
     def fit(cls, expression: np.ndarray, transform: str, types: np.ndarray) -> Preprocessing:
@@ -1185,7 +1130,12 @@ class Preprocessing:
         parts = (values[:, genes].astype(np.float64) for genes in few_genes)
         moments = [(np.nanmean(part, axis=0), np.nanstd(part, axis=0)) for part in parts]
         mean, sd = np.concatenate(moments, axis=1).astype(np.float32)
-        log_depth = depth_by_type(expression, types) if transform == "cpm" else np.zeros((0, 2), np.float32)
+        log_depth = np.zeros((0, 2), np.float32)
+        if transform == "cpm":
+            of_all = np.log(sequencing_depth(expression))[:, 0]
+            of_types = (of_all[types == name] for name in np.unique(types))
+            enough = (of_type if len(of_type) >= 10 else of_all for of_type in of_types)
+            log_depth = np.array([(of_type.mean(), of_type.std()) for of_type in enough], np.float32)
         whole = transform != "none" and is_whole(expression)
         return cls(kept, constant, mean, sd, low[kept], (high - low)[kept], transform, floor, whole, log_depth)
 
@@ -1231,11 +1181,10 @@ class Preprocessing:
     def before_counting(self, mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and sd (types, genes), standardised, that become these by counting, as far as any do."""
         weights = WEIGHTS / WEIGHTS.sum()
-        targets, target_sds = mean * self.sd + self.mean, sd * self.sd
-        centres, spreads = targets.copy(), target_sds.copy()
-        of_types = zip(self.log_depth, targets, target_sds, centres, spreads, strict=True)
-        for log_depth, target, target_sd, centre, spread in of_types:
-            counted_mean, counted_variance = counted_moments(*log_depth)
+        means, sds = mean * self.sd + self.mean, sd * self.sd
+        centres, spreads = means.copy(), sds.copy()
+        for depth, target, target_sd, centre, spread in zip(self.log_depth, means, sds, centres, spreads, strict=True):
+            counted_mean, counted_variance = counted_moments(*depth)
             for _ in range(30):
                 values = centre[:, None] + spread[:, None] * NODES  # (genes, nodes)
                 first = np.interp(values, LOG_CPM, counted_mean)
@@ -1278,11 +1227,6 @@ class Dataset:
         """Number of training samples, those that validate included."""
         return len(self.train) + len(self.validation)
 
-    @property
-    def monitored(self) -> Samples:
-        """What val_ figures are of: the validation samples, or, where there are none, the training samples."""
-        return self.validation if len(self.validation) else self.train
-
     def all_training(self) -> Samples:
         """Return the samples to train on, then those that validate."""
         return self.train.join(self.validation) if len(self.validation) else self.train
@@ -1292,29 +1236,22 @@ class Dataset:
         return np.bincount(np.concatenate([self.train.y, self.validation.y]), minlength=len(self.types))
 
 
-def prepare_dataset(
-    cohort: Cohort, test_fraction: float, transform: str, seed: int, train_per_type: int | None = None
-) -> Dataset:
-    """Split a cohort by groups and preprocess it."""
-    training, test = split_cohort(cohort, test_fraction, seed, train_per_type)
-    rng = stream(seed, "validation")
-    validates = stratified_group_split(training.types, training.groups, 0.1, 0, rng)
+def prepare_dataset(cohort: Cohort, fraction: float, transform: str, seed: int, per_type: int | None = None) -> Dataset:
+    """Split a cohort by groups, that fraction to test on, and preprocess it."""
+    training, test = split_cohort(cohort, fraction, seed, per_type)
+    validates = stratified_group_split(training.types, training.groups, 0.1, 0, stream(seed, "validation"))
     fitted = Preprocessing.fit(training.expression, transform, training.types)
     types = np.unique(cohort.types)
-    parts = training.take(~validates), training.take(validates), test
+    samples = (fitted.samples(part, types) for part in (training.take(~validates), training.take(validates), test))
     missing = int(np.isnan(training.expression).sum(axis=0)[fitted.kept].sum())
-    samples = (fitted.samples(part, types) for part in parts)
     return Dataset(cohort.genes, types, fitted, *samples, training.fingerprint(), missing)
 
 
 def score_predictions(predicted: np.ndarray, y: np.ndarray) -> dict[str, float]:
     """Return accuracy, balanced accuracy and macro F1 of predicted type codes, over the types that occur."""
     over = {"labels": np.unique(y), "average": "macro", "zero_division": 0}
-    return {
-        "accuracy": float((predicted == y).mean()),
-        "balanced_accuracy": float(sklearn.metrics.recall_score(y, predicted, **over)),
-        "macro_f1": float(sklearn.metrics.f1_score(y, predicted, **over)),
-    }
+    _, recall, f1, _ = sklearn.metrics.precision_recall_fscore_support(y, predicted, **over)
+    return {"accuracy": float((predicted == y).mean()), "balanced_accuracy": float(recall), "macro_f1": float(f1)}
 
 
 # ---- workers: several processes or GPUs that each take a share of every batch ------------------------------------
@@ -3179,7 +3116,8 @@ class ArmTrainer:
                 for stop in sorted({*stops, *shown}):
                     metrics = trainer.advance(stop - trainer.steps)
                     if stop in shown:
-                        metrics |= trainer.network.validate(dataset.monitored, seed)
+                        monitored = dataset.validation if len(dataset.validation) else dataset.train
+                        metrics |= trainer.network.validate(monitored, seed)
                         report(Progress(trainer.steps_per_epoch, max(shown), shown[stop], epochs, metrics))
                     if stop in stops:
                         probabilities = trainer.network.predict(self.test)
