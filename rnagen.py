@@ -303,17 +303,7 @@ def end_on_interrupts() -> None:
 
 # ---- data: a file becomes a table, and agreement of ids decides what its rows, columns and types are ------------
 
-OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}  # by the first bytes of a file
-PEEK_LINES = 6  # that decide on the separator and the header
-COLUMNS_AT_ONCE = 256  # converted to float32
-MAX_EXPRESSION = 1e12  # no count or TPM comes near; far above, squares leave float32
-ROWS_THAT_TELL = 100  # whether a table holds whole numbers
-MISSING_CODES = (-99.0, -999.0, -9999.0, -99999.0)
-FEW_NEGATIVE = 0.05  # share of all values
-GROUPS_OF_A_TYPE = 5  # from which groups that are few and mix types are patients or the like, and no condition
-SAMPLES_OF_A_TYPE = 3  # from which a constant gene says something
 csv.field_size_limit(10**9)  # a line may be split by a separator that it does not have
-
 # Names of columns are compared in lower-case letters and digits only: OncotreeLineage is oncotree_lineage.
 TYPE_NAME = re.compile(
     r".*(cancer|tumou?r|cell|sub|disease|histological)types?|.*lineage|.*primarydisease(ortissue)?|types?|cancer|"
@@ -326,7 +316,6 @@ DESCRIPTION = re.compile(  # of a gene or a sample: never expression
     r"level|tag|source|(cancer|sample)typeid|sampletype|groups?|batch(id)?|plate|age|sex|gender|stage|grade|race|"
     r"ethnicity|vitalstatus|survival|os(time|months|status)|purity"
 )
-ROW_NUMBERS = re.compile(r"unnamed0|index|row(names?|number)?|x|")
 ID_NAME = re.compile(  # genes are called BID and RUNX1
     r"(?i:.*(sample|barcode|accession).*|(patient|case|cell|cell.?line|run|subject|participant|donor|individual)s?)|"
     r"(?i:(.*[ _.-])?id|obs_names)|.*[a-z]I[Dd]"
@@ -393,9 +382,14 @@ def share_distinct(words: np.ndarray) -> float:
     return len(set(known)) / max(len(known), 1)
 
 
+def is_whole(expression: np.ndarray) -> bool:
+    """Return whether all values that are there are whole numbers."""
+    return all(bool((np.isnan(row) | (row == np.rint(row))).all()) for row in expression)  # few rows decide most tables
+
+
 @dataclass(frozen=True)
 class Table:
-    """A table as its file has it: names of its columns (columns,), which may repeat, and a frame with numbered ones."""
+    """A table as its file has it; columns go by their place, since their names (columns,) may repeat."""
 
     path: Path
     names: np.ndarray
@@ -407,7 +401,7 @@ class Table:
         """Return a column as words (rows,), empty where missing; the numbers of the rows from 1 if there is none."""
         if position is None:
             return np.arange(1, len(self.frame) + 1).astype(str)
-        column = self.frame[position]
+        column = self.frame.iloc[:, position]
         spell = "{:.15g}".format if column.dtype.kind == "f" else str  # whole numbers are floats beside missing ones
         return clean_words(np.where(column.isna(), "", column.astype(object).map(spell)))
 
@@ -443,10 +437,9 @@ def readable_table(path: Path) -> Iterator[None]:
 def open_text(path: Path) -> io.TextIOWrapper:
     """Open a text file, compressed or not, so that it can be read from a place again, even if it is a pipe."""
     raw: Any = open(path, "rb")  # noqa: SIM115, the caller closes it
-    raw = raw if raw.seekable() else io.BytesIO(raw.read())
-    start = raw.read(6)
-    raw.seek(0)
-    opener = next((opener for magic, opener in OPENERS.items() if start.startswith(magic)), None)
+    raw = raw if raw.seekable() else io.BufferedReader(io.BytesIO(raw.read()))
+    openers = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+    opener = next((opener for magic, opener in openers.items() if raw.peek(6).startswith(magic)), None)
     return io.TextIOWrapper(opener(raw) if opener else raw, encoding="utf-8-sig", newline="")
 
 
@@ -456,38 +449,30 @@ def split_line(line: str, separator: str) -> list[str]:
     return [field.strip() for field in next(fields, [])]
 
 
-def read_head(file: io.TextIOBase, path: Path) -> tuple[str, list[list[str]]]:
-    """Return the separator of a text file, and its header and first rows; the file is left where its rows begin.
-
-    # lines, GCT's sizes, GEO's ! and ^ lines, and titles, of at most half as many fields as rows have, are skipped. By
-    the separator most lines have as many fields as the last; a header may have one less or more.
-    """
-    lines: dict[int, str] = {}  # by where each ends
-    while len(lines) < PEEK_LINES and (line := file.readline()):
-        if line.startswith("#1.2"):  # GCT: sizes follow
-            file.readline()
-        elif line.strip(' \t\r\n,;"') and (lines or line.lstrip('"')[0] not in "#!^"):
-            lines[file.tell()] = line
-    if not lines:
-        raise RnagenError(f"{path}: is empty")
-    best, most, header = "\t", 0, 0
-    for separator in ",;\t " if ".csv" in path.suffixes else "\t,; ":
-        counts = [len(split_line(line, separator)) for line in lines.values()]
-        width = counts[-1]
-        start = next(place for place, count in enumerate(counts) if count > min(width / 2, width - 2))
-        fitting = counts.count(width) + (abs(counts[start] - width) == 1)
-        if width > 1 and fitting > most:
-            best, most, header = separator, fitting, start if fitting > 2 else 0
-    file.seek(list(lines)[header])
-    return best, [split_line(line, best) for line in list(lines.values())[header:]]
-
-
-def read_text(path: Path, words: bool) -> tuple[list[str], pd.DataFrame]:
+def read_text(path: Path, words: bool) -> pd.DataFrame:
     """Read text whatever stands before its header, its separator and its compression; words reads all as words."""
     with open_text(path) as file:
-        separator, (names, *rows) = read_head(file, path)
+        lines: dict[int, str] = {}  # that decide on header and separator, by where each ends
+        while len(lines) < 6 and (line := file.readline()):
+            if line.startswith("#1.2"):  # GCT: sizes follow
+                file.readline()
+            elif line.strip(' \t\r\n,;"') and (lines or line.lstrip('"')[0] not in "#!^"):  # as in GEO's series
+                lines[file.tell()] = line
+        if not lines:
+            raise RnagenError(f"{path}: is empty")
+
+        # most lines have as many fields as the last, a header may have one less or more, titles have at most half
+        separator, most, header = "\t", 0, 0
+        for candidate in ",;\t " if ".csv" in path.suffixes else "\t,; ":
+            counts = [len(split_line(line, candidate)) for line in lines.values()]
+            width = counts[-1]
+            start = next(place for place, count in enumerate(counts) if count > min(width / 2, width - 2))
+            fitting = counts.count(width) + (abs(counts[start] - width) == 1)
+            if width > 1 and fitting > most:
+                separator, most, header = candidate, fitting, start if fitting > 2 else 0
+        names, *rows = [split_line(line, separator) for line in list(lines.values())[header:]]
         if not rows:
-            return names, pd.DataFrame()
+            return pd.DataFrame(columns=names)
         width, trailing = len(rows[0]), not any(row[-1] for row in rows)  # a separator may end header or rows
         if not names[-1] and len(names) > width - trailing:
             names = names[:-1]
@@ -495,75 +480,74 @@ def read_text(path: Path, words: bool) -> tuple[list[str], pd.DataFrame]:
             names = ["", *names]
         if not width - trailing <= len(names) <= width:
             raise ValueError(f"the header has {len(names)} columns, the first row {width}")
+
+        file.seek(list(lines)[header])
         by_name = [i for i, name in enumerate(names) if words or not i or names_type(name) or ID_NAME.fullmatch(name)]
         options = {"sep": r"\s+" if separator == " " else separator, "skipinitialspace": separator != "\t"}
         frame = pd.read_csv(file, dtype=dict.fromkeys(by_name, str), low_memory=False, header=None, **options)
-    return names, frame.iloc[:, : len(names)]
+    frame = frame.iloc[:, : len(names)]
+    frame.columns = names
+    return frame
 
 
-def read_parquet(path: Path) -> tuple[list[str], pd.DataFrame]:
+def read_parquet(path: Path) -> pd.DataFrame:
     """Read a parquet file; its index is the first column unless it holds row numbers or what a filter left of them."""
     frame = pd.read_parquet(path)
     pyarrow.default_memory_pool().release_unused()  # it keeps up to twice the table
-    names = [str(name) for name in frame.columns]
+    frame.columns = [str(name) for name in frame.columns]
     index, frame.index = frame.index, pd.RangeIndex(len(frame))  # in place: a copy takes as much memory again
     numbers = index.name is None and index.dtype.kind == "i"
-    ids_first = len(names) and frame.dtypes.iloc[0].kind not in "iuf" and not names_type(names[0])
-    if isinstance(index, pd.RangeIndex) or (numbers and ids_first):
-        return names, frame
-    frame.insert(0, "", index.astype(str), allow_duplicates=True)
-    return [str(index.name or ""), *names], frame
+    ids_first = len(frame.columns) and frame.dtypes.iloc[0].kind not in "iuf" and not names_type(frame.columns[0])
+    if not isinstance(index, pd.RangeIndex) and not (numbers and ids_first):
+        frame.insert(0, index.name or "", index.astype(str), allow_duplicates=True)
+    return frame
 
 
-def read_single_cell(path: Path, layer: str | None) -> tuple[list[str], pd.DataFrame, int]:
-    """Read .h5ad, or 10x Genomics' .h5 or folder by scanpy: obs_names, the columns of obs, then one gene per column.
-
-    layer names another matrix than X, "raw" the one set aside by scanpy. Returns names, frame and where genes start.
-    """
+def read_single_cell(path: Path, layer: str | None) -> tuple[pd.DataFrame, int]:
+    """Read .h5ad, or 10x Genomics' .h5 or folder by scanpy: obs_names and obs, then genes; and where these start."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of names that repeat, which is said below
         reader = anndata.read_h5ad if path.suffix == ".h5ad" else scanpy.read_10x_h5
         data = scanpy.read_10x_mtx(path) if path.is_dir() else reader(path)
-    sources = dict.fromkeys([None, *data.layers], data) | ({} if data.raw is None else {"raw": data.raw})
+    sources = {None: (data.X, data.var_names)} | {name: (data.layers[name], data.var_names) for name in data.layers}
+    if data.raw is not None:  # set aside by scanpy
+        sources["raw"] = (data.raw.X, data.raw.var_names)
     if layer not in sources:
         known = ", ".join(filter(None, sources)) or "X alone"
         raise RnagenError(f"--layer {layer}: {path} has {known}; name one of these")
-    source = sources[layer]
-    matrix = data.layers[layer] if layer and source is data else source.X
+    matrix, genes = sources[layer]
     if matrix is None:
         raise RnagenError(f"{path}: has no matrix X; name another by --layer ({', '.join(data.layers)})")
-    frame = pd.DataFrame(matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix))
-    for place, column in enumerate([data.obs_names, *(column for _, column in data.obs.items())]):
-        frame.insert(place, f"obs {place}", column.array)
-    return ["obs_names", *map(str, data.obs), *map(str, source.var_names)], frame, 1 + len(data.obs.columns)
+    frame = pd.DataFrame(matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix), columns=genes)
+    obs = data.obs.reset_index(names="obs_names", allow_duplicates=True)
+    for place, (name, column) in enumerate(obs.items()):
+        frame.insert(place, name, column.array, allow_duplicates=True)
+    return frame, len(obs.columns)
 
 
 def read_table(path: Path, words: bool = False, layer: str | None = None) -> Table:
-    """Read a table of any format, without a first column that an export added to number the rows from 0 or 1.
-
-    words reads every column as words; layer is for AnnData.
-    """
+    """Read a table, without row numbers from 0 or 1 in front; words reads all as words, layer is for AnnData."""
     genes_from = 0
     with readable_table(path):
         if path.is_dir() or path.suffix in (".h5ad", ".h5"):
-            names, frame, genes_from = read_single_cell(path, layer)
+            frame, genes_from = read_single_cell(path, layer)
         else:
-            names, frame = read_parquet(path) if path.suffix == ".parquet" else read_text(path, words)
+            frame = read_parquet(path) if path.suffix == ".parquet" else read_text(path, words)
+    names = np.array([str(name).strip() for name in frame.columns], dtype=object)
     if len(names) < 2:
         raise RnagenError(f"{path}: has a single column; use tabs or commas, or, if sample ids are missing, add them")
     if frame.empty:
         raise RnagenError(f"{path}: has a header but no rows")
-    frame.columns = range(len(names))
-    table = Table(path, np.array([name.strip() for name in names], dtype=object), frame, genes_from)
+    table = Table(path, names, frame, genes_from)
     first = table.words(0).tolist()
     if unclosed := [number for number, word in enumerate(first, 1) if "\n" in word]:
         raise RnagenError(f"{path}: row {unclosed[0]} spans lines; a quotation mark is not closed")
     numbers = [str(number) for number in range(len(first) + 1)]
-    if len(first) < 2 or not ROW_NUMBERS.fullmatch(squash(names[0])) or first not in (numbers[:-1], numbers[1:]):
+    named_so = re.fullmatch(r"unnamed0|index|row(names?|number)?|x|", squash(names[0]))
+    if not named_so or len(first) < 2 or first not in (numbers[:-1], numbers[1:]):
         return table
-    frame = frame.iloc[:, 1:].set_axis(range(len(names) - 1), axis=1)
     note = f"{path}: its first column numbers the rows and is ignored"
-    return Table(path, table.names[1:], frame, notes=(note,))
+    return Table(path, names[1:], frame.iloc[:, 1:], notes=(note,))
 
 
 def expression_columns(table: Table, transposed: bool) -> np.ndarray:
@@ -576,10 +560,7 @@ def expression_columns(table: Table, transposed: bool) -> np.ndarray:
 
 
 def id_columns(table: Table) -> dict[int, np.ndarray]:
-    """Return the columns that may hold sample ids, likely ones first: mostly distinct words, or distinct whole numbers.
-
-    Numbers have a telling name, or are in the first column and have none or count up; others are expression.
-    """
+    """Return the columns that may hold sample ids, likely ones first; numbers unlike ids are expression."""
     ranked = {}
     for place in {0, *np.flatnonzero(~expression_columns(table, transposed=False))}:
         words, name = table.words(place), table.names[place]
@@ -620,10 +601,7 @@ def compare_ids(axes: dict[int, np.ndarray], columns: dict[int, np.ndarray]) -> 
 
 
 def find_agreement(table: Table, types: Table) -> tuple[int, int, dict[str, str]]:
-    """Find the sample ids of both tables by the ids that they have in common.
-
-    Returns a column of table, or -1 for its header, a column of types, and what ids of that one those of table are.
-    """
+    """Return the column of ids of table, -1 for its header, that of types, and how types spells the ids of table."""
     ids = id_columns(table)
     axes = {-1: table.names[table.numeric], **ids}
     columns = {place: types.words(place) for place in range(len(types.names))}
@@ -652,49 +630,28 @@ def find_agreement(table: Table, types: Table) -> tuple[int, int, dict[str, str]
 def read_values(table: Table, columns: np.ndarray, rows: np.ndarray, transposed: bool) -> np.ndarray:
     """Return columns of numbers as float32 (rows, columns), or (columns, rows) if transposed; a bad cell is named."""
     frame = table.frame.copy(deep=False)
-    for column in columns[[frame[column].dtype.kind not in "iuf" for column in columns]]:
+    for column in columns[[dtype.kind not in "iuf" for dtype in frame.dtypes.iloc[columns]]]:
         words = table.words(column)
         numbers = pd.to_numeric(pd.Series(words), errors="coerce")
         frame.isetitem(column, numbers.mask(numbers.isna() & (words != ""), np.inf))
-    values = np.empty((len(columns), len(frame)) if transposed else (len(frame), len(columns)), np.float32)
-    by_row = values.T if transposed else values
-    for start in range(0, len(columns), COLUMNS_AT_ONCE):
-        chunk = columns[start : start + COLUMNS_AT_ONCE]
+    values = np.empty((len(frame), len(columns)), np.float32, order="F" if transposed else "C")
+    for start in range(0, len(columns), 256):
+        chunk = columns[start : start + 256]
         with np.errstate(over="ignore"):
             block = frame.iloc[:, chunk].to_numpy(dtype=np.float32, na_value=np.nan)
-        if len(bad := np.argwhere(np.abs(block) > MAX_EXPRESSION)):
+        if len(bad := np.argwhere(np.abs(block) > 1e12)):  # no count or TPM; far above, squares leave float32
             row, column = bad[0][0], chunk[bad[0][1]]
             value = table.frame.iat[row, column]
             is_text = isinstance(value, str)
             cell, why = (repr(value), "not a number") if is_text else (f"{value:g}", "beyond any expression")
             cell = f"column {table.names[column]!r}: {cell} ({'gene' if transposed else 'sample'} {rows[row]!r})"
             raise RnagenError(f"{table.path}: {cell} is {why}; mend it or leave it empty")
-        by_row[:, start : start + len(chunk)] = block
-    return values
-
-
-def merge_genes(path: Path, values: np.ndarray, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Merge genes of the same name: the sum of counts, the mean of anything else; NaN only where all are missing."""
-    first = ~pd.Index(genes).duplicated()
-    if first.all():
-        return values, genes, []
-    repeated = pd.Index(genes).duplicated(keep=False)
-    told = values[:ROWS_THAT_TELL]
-    counts = (np.isnan(told) | (told >= 0) & (told % 1 == 0)).all()
-    groups = pd.DataFrame(values[:, repeated].T).groupby(genes[repeated], sort=False)
-    merged = groups.sum(min_count=1) if counts else groups.mean()
-    values[:, repeated & first] = merged.to_numpy().T
-    how = f"the {'sum of their counts' if counts else 'mean of their values'}: {some(merged.index)}"
-    note = f"{path}: {len(genes)} genes have {first.sum()} names; those of the same name are merged into {how}"
-    return values[:, first], genes[first], [note]
+        values[:, start : start + len(chunk)] = block
+    return values.T if transposed else values
 
 
 def read_expression(table: Table, ids: int | None, transposed: bool, used: Sequence[int] = ()) -> Cohort:
-    """Return a table's expression, without types; ids is the column of gene ids if transposed, else of sample ids.
-
-    Without ids samples are numbered. used are columns of types and groups; others that hold no expression are set
-    aside, and summary rows of counting tools and genes without a name dropped.
-    """
+    """Return a table's expression; ids is the column of gene or sample ids, used are those of types and groups."""
     path, names, notes = table.path, table.names, list(table.notes)
     used = [*used] if ids is None else [*used, ids]
     value = expression_columns(table, transposed)
@@ -720,7 +677,17 @@ def read_expression(table: Table, ids: int | None, transposed: bool, used: Seque
     if len(aside):
         notes.append(f"{path}: columns set aside, since they hold no expression: {some(aside, 8)}")
     kept = ~(summary | nameless)
-    values, genes, merged = merge_genes(path, values if kept.all() else values[:, kept], genes[kept])
+    values, genes = values if kept.all() else values[:, kept], genes[kept]
+    if not (first := ~pd.Index(genes).duplicated()).all():
+        repeated = pd.Index(genes).duplicated(keep=False)
+        groups = pd.DataFrame(values[:, repeated].T).groupby(genes[repeated], sort=False)
+        counts = is_whole(values[:100]) and not (values[:100] < 0).any()
+        merged = groups.sum(min_count=1) if counts else groups.mean()  # NaN only where all are missing
+        values[:, repeated & first] = merged.to_numpy().T
+        how = f"the {'sum of their counts' if counts else 'mean of their values'}: {some(merged.index)}"
+        size = f"{len(genes)} genes have {first.sum()} names"
+        notes.append(f"{path}: {size}; those of the same name are merged into {how}")
+        values, genes = values[:, first], genes[first]
     if np.isnan(values).all():
         raise RnagenError(f"{path}: no column holds a number; give a column of values for each gene")
     if "" in samples:
@@ -728,39 +695,31 @@ def read_expression(table: Table, ids: int | None, transposed: bool, used: Seque
     if (again := pd.Index(samples).duplicated()).any():
         raise RnagenError(f"{path}: sample id {samples[again][0]!r} occurs twice; keep one")
     samples, name, untyped = samples.astype(str), "/".join(path.resolve().parts[-2:]), np.full(len(samples), "")
-    return Cohort(name, False, values, samples, genes.astype(str), untyped, samples, "", "", (*notes, *merged))
+    return Cohort(name, False, values, samples, genes.astype(str), untyped, samples, "", "", tuple(notes))
 
 
 def group_samples(samples: Sequence[str], regex: str | None = None) -> tuple[np.ndarray, str]:
-    """Find the patient or cell line behind each sample id: groups (samples,), and a phrase on how they were found.
-
-    With regex, what its first capture group holds; else the patient of a TCGA barcode, or the cell line of a CANDLE id
-    (source, dot, name), in letters and digits only, since the sources spell it differently; else the sample itself.
-    """
-    if regex is not None:
-        found = (re.search(regex, sample) for sample in samples)
-        groups = [(match and match[1]) or sample for match, sample in zip(found, samples, strict=True)]
-        return np.array(groups, dtype=str), f"by --group_regex {regex}"
+    """Return the patient or cell line behind each sample id (samples,), and a phrase on how they were found."""
     groups, kinds = [], set()
     for sample in samples:
         source, dot, name = sample.partition(".")
-        if match := TCGA.search(sample):
+        if regex is not None:
+            found = re.search(regex, sample)
+            groups.append((found and found[1]) or sample)
+        elif match := TCGA.search(sample):
             groups.append(f"TCGA-{match[1]}-{match[2]}".upper())
             kinds.add("patients (TCGA barcodes)")
-        elif dot and source in CANDLE_SOURCES:
+        elif dot and source in CANDLE_SOURCES:  # which spell the same line differently
             groups.append(re.sub(r"[^A-Z0-9]", "", name.upper()))
             kinds.add("cell lines (CANDLE ids)")
         else:
             groups.append(sample)
-    return np.array(groups, dtype=str), " and ".join(sorted(kinds)) or "each sample its own"
+    how = f"by --group_regex {regex}" if regex is not None else " and ".join(sorted(kinds)) or "each sample its own"
+    return np.array(groups, dtype=str), how
 
 
-def choose_type_column(columns: dict[str, np.ndarray], config: TableConfig) -> str:
-    """Return the name of the column that holds the types, of columns of words (samples,) that hold no ids.
-
-    It is the one asked for; else `type`; else the only one of a separate type table; else the only one with a name of
-    types. Columns that say the same are one.
-    """
+def choose_type_column(columns: pd.DataFrame, config: TableConfig) -> str:
+    """Return the name of the column of types among those that hold no ids; columns that say the same are one."""
     path, asked = config.types or config.rnaseq, config.type_column
     remedy = "add a column `type` of the type of each sample" if config.types else config.remedy
     others = [name for name in columns if squash(name) != "group"]
@@ -769,15 +728,12 @@ def choose_type_column(columns: dict[str, np.ndarray], config: TableConfig) -> s
     shown = list(columns) if asked is not None else named or possible
     listed = ", ".join(f"{name!r} ({list_some(set(columns[name]) - {''})})" for name in shown[:8])
     listed += f" and {len(shown) - 8} more" * (len(shown) > 8)
+    found = ["type"] if "type" in columns else others if config.types and len(others) == 1 else named
     if asked is not None:
         found = [asked] if asked in columns else [name for name in columns if name.lower() == asked.lower()]
         if len(found) != 1:
             raise RnagenError(f"--type_column {asked}: {path} has no such column, but {listed}; name one of these")
-    elif "type" in columns:
-        found = ["type"]
-    else:
-        found = others if config.types and len(others) == 1 else named
-    if found and all(np.array_equal(columns[name], columns[found[0]]) for name in found):
+    if found and all(columns[name].equals(columns[found[0]]) for name in found):
         if share_distinct(columns[found[0]]) < 1:
             return found[0]
         why = f"column {found[0]!r} differs in every sample ({some(columns[found[0]])}), so it is no type; {remedy}"
@@ -791,84 +747,69 @@ def choose_type_column(columns: dict[str, np.ndarray], config: TableConfig) -> s
     raise RnagenError(f"{path}: {why}")
 
 
-def annotate(cohort: Cohort, ids: np.ndarray, labels: dict[str, np.ndarray], config: TableConfig) -> Cohort:
-    """Return the samples that have a type, with it and their groups; labels by ids are the types and perhaps groups."""
-    path, column, notes = config.types or config.rnaseq, next(iter(labels)), list(cohort.notes)
-    table = pd.DataFrame(labels, index=ids)
-    table = table[(table[column] != "") & ~table.reset_index().duplicated().to_numpy()]
-    if (again := table.index.duplicated()).any():
-        sample = table.index[again][0]
-        both = " and ".join("/".join(filter(None, words)) for words in table.loc[sample].to_numpy())
+def annotate(cohort: Cohort, labels: pd.DataFrame, config: TableConfig) -> Cohort:
+    """Return the samples that have a type, with it and their groups; labels, by ids, are types and perhaps groups."""
+    path, column, notes = config.types or config.rnaseq, labels.columns[0], list(cohort.notes)
+    labels = labels[(labels[column] != "") & ~labels.reset_index().duplicated().to_numpy()]
+    if (again := labels.index.duplicated()).any():
+        sample = labels.index[again][0]
+        both = " and ".join("/".join(filter(None, words)) for words in labels.loc[sample].to_numpy())
         raise RnagenError(f"{path}: sample {sample!r} occurs twice, as {both}; keep one")
-    table = table.reindex(cohort.samples)
-    typed = table[column].notna().to_numpy()
+    labels = labels.reindex(cohort.samples)
+    typed = labels[column].notna().to_numpy()
     if not typed.any():
         raise RnagenError(f"{path}: column {column!r} has a type for no sample of {config.rnaseq}")
     if not typed.all():
         notes.append(f"{(~typed).sum()} of {len(typed)} samples have no type and are excluded")
-        cohort, table = cohort.take(typed), table[typed]
-    types = table[column].to_numpy(str)
+        cohort, labels = cohort.take(typed), labels[typed]
+    types = labels[column].to_numpy(str)
     groups, grouping = group_samples(cohort.samples, config.group_regex)
-    if len(labels) > 1 and config.group_regex is None:
-        groups = table.iloc[:, 1].to_numpy(str)
-        groups = np.where(groups == "", cohort.samples, groups)
+    if len(labels.columns) > 1 and config.group_regex is None:
+        groups = labels.iloc[:, 1].where(labels.iloc[:, 1] != "", cohort.samples).to_numpy(str)
         grouping = f"column `group` of the {'type table' if config.types else 'table'}"
         per_type = pd.Series(groups).groupby(types).nunique().median()
-        if 1 < len(set(types)) >= len(set(groups)) - 1 and per_type < GROUPS_OF_A_TYPE:  # a condition, or the types
+        # fewer groups of a type are no patients or the like but a condition, or the types
+        if 1 < len(set(types)) >= len(set(groups)) - 1 and per_type < 5:
             what = f"column `group` ({some(np.unique(groups))}) holds the groups that a split keeps together"
             why = f"too few for {len(set(types))} types; rename it, or give groups by --group_regex"
             raise RnagenError(f"{path}: {what}, but {why}")
     return replace(cohort, types=types, groups=groups, grouping=grouping, type_column=column, notes=tuple(notes))
 
 
-def type_notes(path: Path, cohort: Cohort) -> list[str]:
-    """Return notes on types that differ by case or blanks alone, and on normal tissue among tumours."""
-    notes = []
+def note_oddities(cohort: Cohort, path: Path, types: Path | None = None) -> Cohort:
+    """Return the cohort with notes on types that look alike, and on values that are codes or give the type away."""
+    notes, expression = list(cohort.notes), cohort.expression
     names = pd.Series(np.unique(cohort.types))
     same = names.groupby(names.map(lambda name: "".join(name.lower().split())))
     if alike := [" and ".join(map(repr, few)) for _, few in same if len(few) > 1]:
-        notes.append(f"{path}: some types differ by case or blanks alone ({'; '.join(alike[:3])}) and are kept apart")
-    barcodes = [TCGA.search(sample) for sample in cohort.samples]
-    normal = np.array([bool(barcode and barcode[3]) for barcode in barcodes])
-    tumour = np.array(list(map(bool, barcodes))) & ~normal
-    if shared := np.count_nonzero(normal & np.isin(cohort.types, cohort.types[tumour])):
+        notes.append(f"{types}: some types differ by case or blanks alone ({'; '.join(alike[:3])}) and are kept apart")
+    barcodes = [(TCGA.search(sample), name) for sample, name in zip(cohort.samples, cohort.types, strict=True) if name]
+    tumours = {name for barcode, name in barcodes if barcode and not barcode[3]}
+    if shared := sum(1 for barcode, name in barcodes if barcode and barcode[3] and name in tumours):
         what = "are normal tissue by their TCGA barcodes (codes 10 to 14) and share a type with tumours"
-        notes.append(f"{path}: {shared} samples {what}; exclude them, or give them types of their own")
-    return notes
-
-
-def value_notes(path: Path, cohort: Cohort) -> list[str]:
-    """Return notes on negative values that are codes or hide counts, and on genes that give the type away.
-
-    These are constant within each type and differ between types, as a left-over label does.
-    """
-    notes, expression = [], cohort.expression
+        notes.append(f"{types}: {shared} samples {what}; exclude them, or give them types of their own")
     negative = expression[expression < 0]
-    if codes := [code for code in MISSING_CODES if code in negative]:
-        count = np.count_nonzero(negative == codes[0])
-        notes.append(f"{path}: {count} values are {codes[0]:g}; if that means missing, leave these cells empty")
-    elif 0 < len(negative) <= FEW_NEGATIVE * expression.size and np.nanmax(expression) > COUNTS_ABOVE:
+    if code := next((code for code in (-99.0, -999.0, -9999.0, -99999.0) if code in negative), None):
+        count = np.count_nonzero(negative == code)
+        notes.append(f"{path}: {count} values are {code:g}; if that means missing, leave these cells empty")
+    elif 0 < len(negative) <= 0.05 * expression.size and np.nanmax(expression) > COUNTS_ABOVE:
         what = f"negative values ({len(negative)}, down to {negative.min():g})"
         notes.append(f"{path}: {what} keep the table from counts and log2; mend these cells or leave them empty")
-    constant, first_rows = np.arange(len(cohort.genes)), []
-    for label in [label for label, count in cohort.type_counts().items() if count >= SAMPLES_OF_A_TYPE]:
-        rows = np.flatnonzero(cohort.types == label)
-        first_rows.append(rows[0])
-        for few in (rows[:SAMPLES_OF_A_TYPE], rows):  # the first rule out nearly all genes
+    constant = np.arange(len(cohort.genes))  # genes that are constant within each type of samples enough to tell
+    of_types = [np.flatnonzero(cohort.types == label) for label, count in cohort.type_counts().items() if count >= 3]
+    for rows in of_types:
+        for few in (rows[:3], rows):  # the first rule out nearly all genes
             values = expression[np.ix_(few, constant)]
             constant = constant[(values == values[0]).all(0)]
-    levels = expression[np.ix_(first_rows, constant)]
+    levels = expression[np.ix_([rows[0] for rows in of_types], constant)]
     if len(telling := cohort.genes[constant[(levels != levels[:1]).any(0)]]):
         why = "constant within each type and different between types; remove a left-over label"
         notes.append(f"{path}: {some(telling)} determines the type: {why}")
-    return notes
+    return replace(cohort, notes=tuple(notes))
 
 
 def read_cohort(config: TableConfig) -> Cohort:
-    """Read an expression table and the types of its samples; those without a type are excluded.
-
-    Types are in a column of the table, or in a table of their own, joined by the ids that both have in common.
-    """
+    """Read an expression table and the types of its samples, from a column of it or from a table of their own."""
     table = types = read_table(config.rnaseq, layer=config.layer)
     if config.types is None:
         asked = ("group", squash(config.type_column or "group"))
@@ -880,18 +821,17 @@ def read_cohort(config: TableConfig) -> Cohort:
         types = read_table(config.types, words=True)
         ids, type_ids, spelling = find_agreement(table, types)
         if types.names[type_ids] in spelling.values():  # its first line is no header
-            first = pd.DataFrame([types.names])
+            first = pd.DataFrame([types.names], columns=types.frame.columns)
             types = replace(types, names=np.full(len(types.names), ""), frame=pd.concat([first, types.frame]))
         transposed, labelled = ids < 0, np.full(len(types.names), True)
-    columns, places = {}, {}
+    places = {}
     for place in np.flatnonzero(labelled):
-        name, words = types.names[place], types.words(place)
-        if place != type_ids and (words != "").any():
-            name = name if name and name not in columns else f"column {place + 1}"
-            columns[name], places[name] = words, place
+        if place != type_ids and (types.words(place) != "").any():
+            name = types.names[place]
+            places[name if name and name not in places else f"column {place + 1}"] = place
+    columns = pd.DataFrame({name: types.words(place) for name, place in places.items()}, types.words(type_ids))
     chosen = choose_type_column(columns, config)
-    groups = [name for name in columns if squash(name) == "group" and name != chosen]
-    labels = {name: columns[name] for name in [chosen, *groups[:1]]}
+    labels = columns[[chosen, *[name for name in columns if squash(name) == "group" and name != chosen][:1]]]
     used = [places[name] for name in labels] if config.types is None else []
     gene_ids = int(np.argmax(~table.numeric))  # the first column of words, or of all where there is none
     cohort = read_expression(table, gene_ids if transposed else ids, transposed, used)
@@ -902,11 +842,10 @@ def read_cohort(config: TableConfig) -> Cohort:
         notes.append(f"{table.path}: sample ids agree with those of {types.path} {how}")
     if config.types and type_ids:
         notes.append(f"{types.path}: sample ids are taken from column {types.names[type_ids]!r}")
-    if chosen != "type" and config.type_column is None and len(columns) > 1:
+    if chosen != "type" and config.type_column is None and len(places) > 1:
         notes.append(f"{types.path}: types are taken from column {chosen!r}")
-    cohort = annotate(replace(cohort, samples=samples, notes=tuple(notes)), types.words(type_ids), labels, config)
-    notes = [*cohort.notes, *type_notes(types.path, cohort), *value_notes(table.path, cohort)]
-    return replace(cohort, notes=tuple(notes))
+    cohort = annotate(replace(cohort, samples=samples, notes=tuple(notes)), labels, config)
+    return note_oddities(cohort, table.path, types.path)
 
 
 def read_new_samples(path: Path, layer: str | None = None, genes: Sequence[str] = ()) -> Cohort:
@@ -916,14 +855,11 @@ def read_new_samples(path: Path, layer: str | None = None, genes: Sequence[str] 
     found, _ = compare_ids({-1: table.names[table.numeric], **ids}, {0: np.array(genes, dtype=object)})
     transposed = bool(found) and found[0][0] >= 0
     cohort = read_expression(table, found[0][0] if transposed else next(iter(ids), None), transposed)
-    return replace(cohort, notes=(*cohort.notes, *value_notes(path, cohort)))
+    return note_oddities(cohort, path)
 
 
 def fetch_candle() -> tuple[Path, Path]:
-    """Return the two CANDLE files from the local cache, downloading what is not there; OSError if that fails.
-
-    A download lands under its name only when complete; its SHA-256 is recorded beside it then and checked ever after.
-    """
+    """Return the two CANDLE files from the local cache, downloading what is not there; OSError if that fails."""
     pooch.get_logger().setLevel("WARNING")
     folder = Path(pooch.os_cache("rnagen"))
     downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=(5, 30))  # to connect, without a byte
@@ -932,10 +868,9 @@ def fetch_candle() -> tuple[Path, Path]:
         if not path.exists():
             record.unlink(missing_ok=True)
             pooch.retrieve(CANDLE_URL + name, None, fname=name, path=folder, downloader=downloader)
-            with open(path, "rb") as file:
-                if b"\t" not in file.readline():  # a portal's or a proxy's page with status 200
-                    path.unlink()
-                    raise OSError(f"{CANDLE_URL}{name} is not a tab-separated table")
+            if b"\t" not in path.read_bytes().split(b"\n", 1)[0]:  # a portal's or a proxy's page with status 200
+                path.unlink()
+                raise OSError(f"{CANDLE_URL}{name} is not a tab-separated table")
         digest = pooch.file_hash(path)
         if not record.exists():
             with replacing(record) as beside:
@@ -951,36 +886,13 @@ def sparse_effects(rng: np.random.Generator, rows: int, genes: int, share: float
     return rng.normal(0, sd, (rows, genes)) * (rng.random((rows, genes)) < share)
 
 
-def simulate_ids(label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the sample ids, each one's source, and the row whose biology it shares, each (samples,)."""
-    ids = np.array([f"GDC.SIM_{i:06d}" for i in range(len(label))], dtype=object)
-    source = np.full(len(label), len(CANDLE_SOURCES) - 1)
-    biology = np.arange(len(label))
-    coverage = np.log([1018, 812, 1018, 60, 357])  # samples that each cell-line project has in the CANDLE tables
-    is_line = rng.random(len(label)) < 0.215
-    lines = 0
-    for code in np.unique(label):
-        rows = np.flatnonzero(is_line & (label == code))
-        for line in np.array_split(rows, range(3, len(rows), 3)):
-            projects = np.argsort(coverage + rng.gumbel(size=len(coverage)))[::-1]  # without replacement
-            lines += 1
-            for row, project in zip(line, projects, strict=False):
-                dash = "" if project == 0 else "-"  # CCLE spells ALLSIL what the others call ALL-SIL
-                ids[row] = f"{CANDLE_SOURCES[project]}.SIM{dash}{lines:05d}"
-                source[row], biology[row] = project, line[0]
-    return ids.astype(str), source, biology
-
-
 def simulate_cohort(
     samples: int = 15_198, genes: int = 942, types: int = 33, seed: int = 2021, counts: bool = False
 ) -> Cohort:
-    """Simulate a pan-cancer RNA-seq cohort of tumours and cell lines in place of the CANDLE tables, of the same sizes.
+    """Simulate a cohort in place of the CANDLE tables, as large, and as hard for a linear classifier as real ones.
 
-    Types sit in lineages that share expression; genes move together in modules; tumours are mixed with stroma by
-    their purity; each source shifts each gene. Counts are negative binomial, with dispersion falling with the mean
-    (Robinson and Smyth 2008; Love, Huber and Anders 2014), at depths that vary threefold between the 10th and the 90th
-    percentile; values are log2(CPM + 1), or these counts. The effect sizes make it as hard for a linear classifier as
-    real cohorts.
+    It holds log2(CPM + 1), or the counts: negative binomial, with dispersion falling with the mean (Robinson and Smyth
+    2008; Love, Huber and Anders 2014), at depths that vary threefold between the 10th and the 90th percentile.
     """
     rng = stream(seed, "simulated cohort")
     weight = (np.arange(types) + 12.35) ** -1.25
@@ -989,17 +901,28 @@ def simulate_cohort(
     lineage = rng.integers(math.ceil(types / 4), size=types)
     baseline = rng.normal(5, 2, genes)  # log2 CPM
     lineages = sparse_effects(rng, lineage.max() + 1, genes, 0.5, 0.9)
-    profile = baseline + lineages[lineage] + sparse_effects(rng, types, genes, 0.4, 0.245)  # (types, genes)
-    modules = sparse_effects(rng, 16, genes, 0.2, 0.5).astype(np.float32)
-    stroma = np.exp2(baseline + rng.normal(0, 1.5, genes)).astype(np.float32)  # CPM
+    profile = (baseline + lineages[lineage] + sparse_effects(rng, types, genes, 0.4, 0.245)).astype(np.float32)
+    modules = sparse_effects(rng, 16, genes, 0.2, 0.5).astype(np.float32)  # of genes that move together
+    stroma = np.exp2(baseline + rng.normal(0, 1.5, genes)).astype(np.float32)  # CPM, mixed with tumours by their purity
     shift = rng.normal(0, 0.3, (len(CANDLE_SOURCES), genes)).astype(np.float32)
     dispersion = (0.15 + 1 / np.exp2(baseline)).astype(np.float32)
 
-    ids, source, biology = simulate_ids(label, rng)
+    ids = np.array([f"GDC.SIM_{i:06d}" for i in range(samples)], dtype=object)
+    source, biology = np.full(samples, len(CANDLE_SOURCES) - 1), np.arange(samples)  # the row whose biology each shares
+    coverage = np.log([1018, 812, 1018, 60, 357])  # samples that each cell-line project has in the CANDLE tables
+    is_line = rng.random(samples) < 0.215
+    of_types = [np.flatnonzero(is_line & (label == code)) for code in np.unique(label)]
+    lines = [line for rows in of_types for line in np.array_split(rows, range(3, len(rows), 3))]
+    for number, line in enumerate(lines, 1):
+        projects = np.argsort(coverage + rng.gumbel(size=len(coverage)))[::-1]  # without replacement
+        for row, project in zip(line, projects, strict=False):
+            dash = "" if project == 0 else "-"  # CCLE spells ALLSIL what the others call ALL-SIL
+            ids[row] = f"{CANDLE_SOURCES[project]}.SIM{dash}{number:05d}"
+            source[row], biology[row] = project, line[0]
+
     purity = np.where(source == len(CANDLE_SOURCES) - 1, rng.beta(6, 3, samples), 1).astype(np.float32)
     millions = np.exp(rng.normal(np.log(20), 0.4, samples)).astype(np.float32)  # reads
     scores = rng.standard_normal((samples, len(modules)), dtype=np.float32)[biology]  # one line, one biology
-    profile = profile.astype(np.float32)
 
     def simulate_block(block: int) -> np.ndarray:
         rng = stream(seed, "simulated counts", block)
@@ -1014,10 +937,9 @@ def simulate_cohort(
     with ThreadPoolExecutor(CORES) as pool:
         expression = np.concatenate(list(pool.map(simulate_block, range(math.ceil(samples / BLOCK)))))
     groups, grouping = group_samples(ids)
-    gene_names = np.array([f"GENE{i:05d}" for i in range(1, genes + 1)])
-    type_names = np.array([f"type_{i:02d}" for i in range(1, types + 1)])
+    genes_and_types = np.char.mod("GENE%05d", np.arange(1, genes + 1)), np.char.mod("type_%02d", label + 1)
     name = "simulated counts" if counts else "simulated cohort"
-    return Cohort(name, True, expression, ids, gene_names, type_names[label], groups, grouping)
+    return Cohort(name, True, expression, ids.astype(str), *genes_and_types, groups, grouping)
 
 
 def load_cohort(config: TableConfig, seed: int) -> Cohort:
@@ -1049,16 +971,12 @@ def keep_top_types(cohort: Cohort, top: int | None) -> Cohort:
     return cohort.take(np.isin(cohort.types, ranked[: top or DEFAULT_TYPES]))
 
 
-def read_ids(path: Path) -> np.ndarray:
-    """Read sample ids, one per line: what stands before the first tab, or comma in a .csv."""
-    with readable_table(path), open_text(path) as file:
-        separator = "," if ".csv" in path.suffixes else "\t"
-        ids = [line.split(separator)[0].strip(' "\r\n') for line in file]
-    return np.array([sample for sample in ids if sample], dtype=str)
-
-
-def split_by_ids(cohort: Cohort, ids: np.ndarray, path: Path) -> tuple[Cohort, Cohort, list[str]]:
+def split_by_ids(cohort: Cohort, path: Path) -> tuple[Cohort, Cohort, list[str]]:
     """Split into the training samples, whose ids path lists, and those that share no group with any; and notes."""
+    with readable_table(path), open_text(path) as file:
+        separator = "," if ".csv" in path.suffixes else "\t"  # an id stands before the first
+        ids = [line.split(separator)[0].strip(' "\r\n') for line in file]
+    ids = np.array([sample for sample in ids if sample], dtype=str)
     training = np.isin(cohort.samples, ids)
     test = ~np.isin(cohort.groups, cohort.groups[training])
     if not training.any():
@@ -1078,30 +996,22 @@ def split_by_ids(cohort: Cohort, ids: np.ndarray, path: Path) -> tuple[Cohort, C
 # ---- preprocessing: split by groups, then everything fitted on training samples only -----------------------------
 
 TRANSFORMS = ("none", "log2", "cpm")
-FLOOR_SHARE = 0.001  # a lowest value that this share of all entries sits at is the floor of its scale
-GENES_AT_ONCE = 256  # in float64
-ENOUGH_DEPTHS = 10  # samples of a type to tell its distribution of depths
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(15)  # f(NODES) @ WEIGHTS / WEIGHTS.sum() is a normal's mean of f
 LOG_CPM = np.arange(0, 21, 0.05)  # log2(CPM + 1), up to all reads: points at which the effect of counting is known
-MAX_POISSON = 400  # counts; for higher ones the normal approximation does
-VALIDATION_FRACTION = 0.1  # of the training groups of each type
 
 
 def stratified_group_split(
     types: np.ndarray, groups: np.ndarray, fraction: float, minimum: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return a mask (rows,) of what to hold out: of each type that fraction of groups, at least minimum, never all.
-
-    A group whose rows differ in type counts for the type of its first row, unless others would have none left.
-    """
+    """Return a mask (rows,) of what to hold out: of each type that fraction of groups, at least minimum, never all."""
     names, first = np.unique(groups, return_index=True)
     held_out = []
     for label in np.unique(types):
-        of_type = rng.permutation(names[types[first] == label])
+        of_type = rng.permutation(names[types[first] == label])  # a group that mixes types counts for its first row's
         count = min(max(round(fraction * len(of_type)), minimum), len(of_type) - 1)
         held_out.extend(of_type[: max(count, 0)])
     mask = np.isin(groups, held_out)
-    for label in np.unique(types[mask]):
+    for label in np.unique(types[mask]):  # none may be lost to groups that mix types
         if mask[types == label].all():
             mask &= ~np.isin(groups, groups[types == label])
     return mask
@@ -1118,69 +1028,40 @@ def inner_folds(types: np.ndarray, groups: np.ndarray, folds: int, rng: np.rando
 
 def rank_within_types(types: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Number the rows of each type in random order, from 0 on; return the numbers (rows,)."""
-    order = rng.permutation(len(types))
-    rank = np.empty_like(order)
-    rank[order] = pd.Series(order).groupby(types[order]).cumcount()
-    return rank
+    shuffled = pd.Series(types)[rng.permutation(len(types))]
+    return shuffled.groupby(shuffled).cumcount().sort_index().to_numpy()
 
 
-def split_cohort(
-    cohort: Cohort, test_fraction: float, seed: int, train_per_type: int | None = None
-) -> tuple[Cohort, Cohort]:
-    """Split into training and test samples, stratified by type, whole groups on one side; at 0 all are to train on.
-
-    train_per_type keeps at most so many training samples of each type; those of a smaller number are among those of a
-    larger, and the test samples are the same.
-    """
+def split_cohort(cohort: Cohort, test_fraction: float, seed: int, per_type: int | None = None) -> tuple[Cohort, Cohort]:
+    """Split by groups into training samples, at most per_type of each type, and test samples, none at fraction 0."""
     minimum = 1 if test_fraction else 0
     test = stratified_group_split(cohort.types, cohort.groups, test_fraction, minimum, stream(seed, "split"))
-    for label in np.unique(cohort.types) if test_fraction else ():
-        rows = cohort.types == label
-        if not test[rows].any():
-            raise RnagenError(
-                f"{cohort.name}: type {str(label)!r} cannot be split: {rows.sum()} samples in "
-                f"{len(np.unique(cohort.groups[rows]))} groups; leave it out by a smaller --top_k_types, or add samples"
-            )
+    if test_fraction and len(whole := np.setdiff1d(cohort.types, cohort.types[test])):
+        rows = cohort.types == whole[0]
+        size = f"{rows.sum()} samples in {len(np.unique(cohort.groups[rows]))} groups"
+        remedy = "leave it out by a smaller --top_k_types, or add samples"
+        raise RnagenError(f"{cohort.name}: type {str(whole[0])!r} cannot be split: {size}; {remedy}")
     training = cohort.take(~test)
-    if train_per_type:
-        rank = rank_within_types(training.types, stream(seed, "train per type"))
-        training = training.take(rank < train_per_type)
+    if per_type:  # those of a smaller number are among those of a larger one
+        training = training.take(rank_within_types(training.types, stream(seed, "train per type")) < per_type)
     return training, cohort.take(test)
 
 
 def resolve_transform(expression: np.ndarray, asked: str) -> str:
-    """Return the transform to train on: as asked, or, for "auto", by the values.
-
-    Values never negative and above any log2 scale are counts, if all are whole, or TPM and the like.
-    """
-    lowest = np.fmin.reduce(expression, axis=None)
-    if asked in ("log2", "cpm") and lowest < 0:
-        raise RnagenError(
-            f"--transform {asked}: the table has negative values (down to {lowest:g}); use --transform none"
-        )
+    """Return the transform to train on: as asked, or, for "auto", by the values."""
+    low = np.fmin.reduce(expression, axis=None)
+    if asked in ("log2", "cpm") and low < 0:
+        raise RnagenError(f"--transform {asked}: the table has negative values (down to {low:g}); use --transform none")
     if asked != "auto":
         return asked
-    if lowest < 0 or np.fmax.reduce(expression, axis=None) <= COUNTS_ABOVE:
+    if low < 0 or np.fmax.reduce(expression, axis=None) <= COUNTS_ABOVE:
         return "none"
     return "cpm" if is_whole(expression) else "log2"
-
-
-def is_whole(expression: np.ndarray) -> bool:
-    """Return whether all values that are there are whole numbers."""
-    return all(bool((np.isnan(row) | (row == np.rint(row))).all()) for row in expression)  # few rows decide most tables
 
 
 def sequencing_depth(expression: np.ndarray) -> np.ndarray:
     """Return the sum of each sample's values (samples, 1), at least 1."""
     return np.maximum(np.nansum(expression, axis=1, dtype=np.float64, keepdims=True), 1)
-
-
-def depth_by_type(expression: np.ndarray, types: np.ndarray) -> np.ndarray:
-    """Return mean and sd of the logarithm of depth (types, 2), those of all samples where a type has few."""
-    log_depth = np.log(sequencing_depth(expression))[:, 0]
-    of_types = (log_depth[types == name] for name in np.unique(types))
-    enough = (part if len(part) >= ENOUGH_DEPTHS else log_depth for part in of_types)
-    return np.array([(part.mean(), part.std()) for part in enough], np.float32)
 
 
 def to_training_units(expression: np.ndarray, kept: np.ndarray, transform: str) -> np.ndarray:
@@ -1197,18 +1078,15 @@ def to_training_units(expression: np.ndarray, kept: np.ndarray, transform: str) 
 
 
 def counted_moments(log_mean: float, log_sd: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and variance (points,) of counts, as log2(CPM + 1), that are expected to be LOG_CPM.
-
-    Counts are Poisson, and averaged over depths whose logarithm is normal; many are taken by the delta method.
-    """
+    """Return mean and variance (points,) of Poisson counts, as log2(CPM + 1), that are expected to be LOG_CPM."""
     cpm = np.exp2(LOG_CPM)[:, None] - 1
-    depth = np.exp(log_mean + log_sd * NODES) / 1e6  # counts per unit of CPM
+    depth = np.exp(log_mean + log_sd * NODES) / 1e6  # counts per unit of CPM, to average over
     rate = cpm * depth  # (points, depths)
-    counts = np.arange(MAX_POISSON)[:, None, None]
+    counts = np.arange(400)[:, None, None]
     chance = scipy.stats.poisson.pmf(counts, rate)
     value = np.log2(counts / depth + 1)
     first, second = (chance * value).sum(0), (chance * np.square(value)).sum(0)
-    many = rate > MAX_POISSON / 2
+    many = rate > 200  # these by the delta method
     slope = 1 / ((cpm + 1) * math.log(2))
     first = np.where(many, LOG_CPM[:, None] - np.square(slope) * math.log(2) * cpm / depth / 2, first)
     second = np.where(many, np.square(first) + np.square(slope) * cpm / depth, second)
@@ -1236,7 +1114,8 @@ class Preprocessing:
         """Fit to training samples (samples, all genes) of these types (samples,)."""
         transform = resolve_transform(expression, transform)
         lowest = np.fmin.reduce(expression, axis=None)
-        at_floor = np.count_nonzero(expression == lowest) > max(10, FLOOR_SHARE * expression.size)
+        # a lowest value that so many entries sit at is the floor of its scale
+        at_floor = np.count_nonzero(expression == lowest) > max(10, 0.001 * expression.size)
         floor = 0.0 if lowest >= 0 else float(lowest) if at_floor else -np.inf
         values = to_training_units(expression, np.full(expression.shape[1], True), transform)
         low, high = np.fmin.reduce(values), np.fmax.reduce(values)  # NaN only where the whole column is
@@ -1244,12 +1123,16 @@ class Preprocessing:
         if not kept.any():
             raise RnagenError("every gene is constant or missing in the training samples; there is nothing to learn")
         constant = np.where(kept, np.nan, np.fmin.reduce(expression))
-        moments = []
-        for genes in np.array_split(np.flatnonzero(kept), math.ceil(kept.sum() / GENES_AT_ONCE)):
-            part = values[:, genes].astype(np.float64)
-            moments.append((np.nanmean(part, axis=0), np.nanstd(part, axis=0)))
+        few_genes = np.array_split(np.flatnonzero(kept), math.ceil(kept.sum() / 256))
+        parts = (values[:, genes].astype(np.float64) for genes in few_genes)
+        moments = [(np.nanmean(part, axis=0), np.nanstd(part, axis=0)) for part in parts]
         mean, sd = np.concatenate(moments, axis=1).astype(np.float32)
-        log_depth = depth_by_type(expression, types) if transform == "cpm" else np.zeros((0, 2), np.float32)
+        log_depth = np.zeros((0, 2), np.float32)
+        if transform == "cpm":
+            of_all = np.log(sequencing_depth(expression))[:, 0]
+            of_types = (of_all[types == name] for name in np.unique(types))
+            enough = (of_type if len(of_type) >= 10 else of_all for of_type in of_types)
+            log_depth = np.array([(of_type.mean(), of_type.std()) for of_type in enough], np.float32)
         whole = transform != "none" and is_whole(expression)
         return cls(kept, constant, mean, sd, low[kept], (high - low)[kept], transform, floor, whole, log_depth)
 
@@ -1267,17 +1150,13 @@ class Preprocessing:
         return Samples(self.standardise(cohort.expression), y, cohort.groups)
 
     def restore(self, standardised: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Map (samples, genes) of mean 0, sd 1, of types y, back to (samples, all genes) in the input's units.
-
-        Where depth was divided by, each sample is given a depth drawn from its type's, and whole counts are drawn
-        around what that depth makes of its CPM.
-        """
+        """Map (samples, genes) of mean 0, sd 1, of types y, back to (samples, all genes) in the input's units."""
         values = standardised * self.sd
         values += self.mean
         if self.transform != "none":
             np.exp2(values, out=values)
             values -= 1
-        if self.transform == "cpm":
+        if self.transform == "cpm":  # each sample is given a depth of its type
             np.maximum(values, 0, out=values)
             mean, sd = self.log_depth[y].T
             depth = np.exp(mean + sd * rng.standard_normal(len(y), dtype=np.float32))
@@ -1299,11 +1178,10 @@ class Preprocessing:
     def before_counting(self, mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and sd (types, genes), standardised, that become these by counting, as far as any do."""
         weights = WEIGHTS / WEIGHTS.sum()
-        targets, target_sds = mean * self.sd + self.mean, sd * self.sd
-        centres, spreads = targets.copy(), target_sds.copy()
-        of_types = zip(self.log_depth, targets, target_sds, centres, spreads, strict=True)
-        for log_depth, target, target_sd, centre, spread in of_types:
-            counted_mean, counted_variance = counted_moments(*log_depth)
+        means, sds = mean * self.sd + self.mean, sd * self.sd
+        centres, spreads = means.copy(), sds.copy()
+        for depth, target, target_sd, centre, spread in zip(self.log_depth, means, sds, centres, spreads, strict=True):
+            counted_mean, counted_variance = counted_moments(*depth)
             for _ in range(30):
                 values = centre[:, None] + spread[:, None] * NODES  # (genes, nodes)
                 first = np.interp(values, LOG_CPM, counted_mean)
@@ -1338,18 +1216,13 @@ class Dataset:
     train: Samples
     validation: Samples
     test: Samples
-    trained_on: str  # fingerprint of the ids of the samples to train and to validate on
-    missing: int  # values of these samples
+    trained_on: str  # fingerprint of the ids of the samples to train on and to validate on
+    missing: int  # number of values that these samples lack in the genes that are kept
 
     @property
     def n_training(self) -> int:
         """Number of training samples, those that validate included."""
         return len(self.train) + len(self.validation)
-
-    @property
-    def monitored(self) -> Samples:
-        """What val_ figures are of: the validation samples, or, where there are none, the training samples."""
-        return self.validation if len(self.validation) else self.train
 
     def all_training(self) -> Samples:
         """Return the samples to train on, then those that validate."""
@@ -1360,34 +1233,22 @@ class Dataset:
         return np.bincount(np.concatenate([self.train.y, self.validation.y]), minlength=len(self.types))
 
 
-def prepare_dataset(
-    cohort: Cohort, test_fraction: float, transform: str, seed: int, train_per_type: int | None = None
-) -> Dataset:
-    """Split a cohort by groups and preprocess it."""
-    training, test = split_cohort(cohort, test_fraction, seed, train_per_type)
-    rng = stream(seed, "validation")
-    validates = stratified_group_split(training.types, training.groups, VALIDATION_FRACTION, 0, rng)
-    preprocessing = Preprocessing.fit(training.expression, transform, training.types)
+def prepare_dataset(cohort: Cohort, fraction: float, transform: str, seed: int, per_type: int | None = None) -> Dataset:
+    """Split a cohort by groups, that fraction to test on, and preprocess it."""
+    training, test = split_cohort(cohort, fraction, seed, per_type)
+    validates = stratified_group_split(training.types, training.groups, 0.1, 0, stream(seed, "validation"))
+    fitted = Preprocessing.fit(training.expression, transform, training.types)
     types = np.unique(cohort.types)
-    parts = training.take(~validates), training.take(validates), test
-    return Dataset(
-        cohort.genes,
-        types,
-        preprocessing,
-        *(preprocessing.samples(part, types) for part in parts),
-        trained_on=training.fingerprint(),
-        missing=int(np.isnan(training.expression).sum(axis=0)[preprocessing.kept].sum()),
-    )
+    samples = (fitted.samples(part, types) for part in (training.take(~validates), training.take(validates), test))
+    missing = int(np.isnan(training.expression).sum(axis=0)[fitted.kept].sum())
+    return Dataset(cohort.genes, types, fitted, *samples, training.fingerprint(), missing)
 
 
 def score_predictions(predicted: np.ndarray, y: np.ndarray) -> dict[str, float]:
     """Return accuracy, balanced accuracy and macro F1 of predicted type codes, over the types that occur."""
     over = {"labels": np.unique(y), "average": "macro", "zero_division": 0}
-    return {
-        "accuracy": float((predicted == y).mean()),
-        "balanced_accuracy": float(sklearn.metrics.recall_score(y, predicted, **over)),
-        "macro_f1": float(sklearn.metrics.f1_score(y, predicted, **over)),
-    }
+    _, recall, f1, _ = sklearn.metrics.precision_recall_fscore_support(y, predicted, **over)
+    return {"accuracy": float((predicted == y).mean()), "balanced_accuracy": float(recall), "macro_f1": float(f1)}
 
 
 # ---- workers: several processes or GPUs that each take a share of every batch ------------------------------------
@@ -3292,7 +3153,8 @@ class ArmTrainer:
                 for stop in sorted({*stops, *shown}):
                     metrics = trainer.advance(stop - trainer.steps)
                     if stop in shown:
-                        metrics |= trainer.network.validate(dataset.monitored, seed)
+                        monitored = dataset.validation if len(dataset.validation) else dataset.train
+                        metrics |= trainer.network.validate(monitored, seed)
                         report(Progress(trainer.steps_per_epoch, max(shown), shown[stop], epochs, metrics))
                     if stop in stops:
                         probabilities = trainer.network.predict(self.test)
@@ -5274,7 +5136,7 @@ def find_evaluation(args: Args, real: Cohort, sampler: Sampler | None, terminal:
     real, notes = keep_shared(real, judged.genes, judged.types, str(args.report_only or args.load_model))
     terminal.warn(*notes)
     if args.train_ids:
-        training, test, notes = split_by_ids(real, read_ids(args.train_ids), args.train_ids)
+        training, test, notes = split_by_ids(real, args.train_ids)
         terminal.warn(*notes)
     else:
         training, test = split_cohort(real, args.test_fraction, args.seed, args.train_per_type)
