@@ -400,7 +400,7 @@ class Table:
     def words(self, position: int | None) -> np.ndarray:
         """Return a column as words (rows,), empty where missing; the numbers of the rows from 1 if there is none."""
         if position is None:
-            return np.arange(1, len(self.frame) + 1).astype(str)
+            return np.arange(1, len(self.frame) + 1).astype(str).astype(object)
         column = self.frame.iloc[:, position]
         spell = "{:.15g}".format if column.dtype.kind == "f" else str  # whole numbers are floats beside missing ones
         return clean_words(np.where(column.isna(), "", column.astype(object).map(spell)))
@@ -710,7 +710,7 @@ def group_samples(samples: Sequence[str], regex: str | None = None) -> tuple[np.
             groups.append(f"TCGA-{match[1]}-{match[2]}".upper())
             kinds.add("patients (TCGA barcodes)")
         elif dot and source in CANDLE_SOURCES:  # which spell the same line differently
-            groups.append(re.sub(r"[^A-Z0-9]", "", name.upper()))
+            groups.append(re.sub(r"[^A-Z0-9]", "", name.upper()) or sample)
             kinds.add("cell lines (CANDLE ids)")
         else:
             groups.append(sample)
@@ -822,7 +822,8 @@ def read_cohort(config: TableConfig) -> Cohort:
         ids, type_ids, spelling = find_agreement(table, types)
         if types.names[type_ids] in spelling.values():  # its first line is no header
             first = pd.DataFrame([types.names], columns=types.frame.columns)
-            types = replace(types, names=np.full(len(types.names), ""), frame=pd.concat([first, types.frame]))
+            nameless = np.full(len(types.names), "", dtype=object)
+            types = replace(types, names=nameless, frame=pd.concat([first, types.frame]))
         transposed, labelled = ids < 0, np.full(len(types.names), True)
     places = {}
     for place in np.flatnonzero(labelled):
@@ -5245,4 +5246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     end_on_interrupts()
-    os._exit(main())  # all is flushed and closed, and to take TensorFlow down would last most of a second
+    status = main()
+    if "TF_CONFIG" in os.environ:  # several workers take leave of each other
+        raise SystemExit(status)
+    os._exit(status)  # all is flushed and closed, and to take TensorFlow down would last most of a second

@@ -157,6 +157,7 @@ def test_groups_are_recognised() -> None:
     assert list(groups) == ["ALLSIL", "ALLSIL", "ALLSIL", "OTHER", "TCGA-VD-A8KM"]
     assert phrase == "cell lines (CANDLE ids) and patients (TCGA barcodes)"
     assert rnagen.group_samples(["a.1", "b"]) == (pytest.approx(np.array(["a.1", "b"], object)), "each sample its own")
+    assert list(rnagen.group_samples(["CCLE.--", "CTRP.?"])[0]) == ["CCLE.--", "CTRP.?"]  # names that say nothing
     groups, phrase = rnagen.group_samples(["p1_a", "p1_b", "p2_a", "odd"], r"(p\d)_")
     assert list(groups) == ["p1", "p1", "p2", "odd"]
     assert phrase == r"by --group_regex (p\d)_"

@@ -385,6 +385,8 @@ def test_numbers_with_commas_are_no_numbers() -> None:
     rnaseq = write("x.csv", frame().replace(5, "1,234").to_csv(sep=";"))
     line = question(rnaseq, write("types.tsv", tsv(type_table())))
     assert "'1,234' (sample 's1') is not a number" in line
+    numbered = frame().replace(5, "1,234").assign(type=TYPES)
+    assert "(sample '1') is not a number" in question(write("y.csv", numbered.to_csv(index=False)), None)
 
 
 def test_obs_of_anndata() -> None:
