@@ -266,19 +266,6 @@ def replacing(path: Path) -> Iterator[Path]:
         UNFINISHED.discard(beside)
 
 
-def wait_for_interrupt(signals: int, stderr: int) -> None:
-    """End the process when the first of INTERRUPTS arrives: remove unfinished files, and say so in one line."""
-    number = 0
-    while number not in INTERRUPTS:
-        number = os.read(signals, 1)[0]
-    for path in tuple(UNFINISHED):
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-    progress_bar = "\n" if os.isatty(stderr) else ""  # which the line must not be appended to
-    os.write(stderr, f"{progress_bar}rnagen: {INTERRUPTS[number]}\n".encode())
-    os._exit(128 + number)
-
-
 def set_handlers(handlers: dict[int, Any]) -> dict[int, Any]:
     """Handle each signal so, unless it is ignored, as nohup has it; return how they were handled before."""
     heeded = [number for number in handlers if signal.getsignal(number) is not signal.SIG_IGN]
@@ -288,17 +275,27 @@ def set_handlers(handlers: dict[int, Any]) -> dict[int, Any]:
 def end_on_interrupts() -> None:
     """Have a thread of its own end the process, with status 130 or 143, when Ctrl-C or SIGTERM comes.
 
-    A KeyboardInterrupt is raised wherever the main thread happens to be, and may get lost there: in a destructor or a
-    callback, which print it and go on; in an import, which makes an ImportError of it; or it waits, for the C++ that
-    the main thread is in and for all jobs of a pool of threads. Nothing can keep the thread from ending the process
-    but C code that lets no Python run, for as long as that takes.
+    A KeyboardInterrupt may get lost where the main thread happens to be, as in a destructor, a callback or an import,
+    or wait for C++ or a pool of threads. The thread waits for nothing but C code that lets no Python run.
     """
     signals, wakeup = os.pipe()
+    stderr = os.dup(2)  # file descriptor 2 is pointed elsewhere at times, its duplicate is not
+
+    def wait_for_interrupt() -> None:
+        number = 0
+        while number not in INTERRUPTS:
+            number = os.read(signals, 1)[0]
+        for path in tuple(UNFINISHED):
+            with contextlib.suppress(OSError):
+                path.unlink()
+        progress_bar = "\n" if os.isatty(stderr) else ""  # which the line must not be appended to
+        os.write(stderr, f"{progress_bar}rnagen: {INTERRUPTS[number]}\n".encode())
+        os._exit(128 + number)
+
     os.set_blocking(wakeup, False)
     signal.set_wakeup_fd(wakeup)  # gets the number of each signal, in whichever thread it arrives
     set_handlers(dict.fromkeys(INTERRUPTS, lambda *_: None))
-    # file descriptor 2 is pointed elsewhere at times, its duplicate is not
-    threading.Thread(target=wait_for_interrupt, args=(signals, os.dup(2)), daemon=True).start()
+    threading.Thread(target=wait_for_interrupt, daemon=True).start()
 
 
 # ---- data: a file becomes a table, and agreement of ids decides what its rows, columns and types are ------------
@@ -1255,8 +1252,6 @@ def score_predictions(predicted: np.ndarray, y: np.ndarray) -> dict[str, float]:
 # ---- workers: several processes or GPUs that each take a share of every batch ------------------------------------
 
 JOIN_SECONDS = 50  # that a worker waits for the others to start
-HEARTBEAT_SECONDS = 30  # without a sign of life until a worker is taken for dead; a busy machine may pause for some
-SLURM_PORTS = range(20_000, 30_000)  # below those that systems give to outgoing connections
 
 
 @contextlib.contextmanager
@@ -1288,17 +1283,10 @@ class Workers:
     """The processes and devices that share the training; all run the same program and share sums over a batch alone."""
 
     strategy: tf.distribute.Strategy | None = None
-    index: int = 0  # this one's
+    index: int = 0  # this one's; the first prints results and writes files
     count: int = 1
 
-    @property
-    def chief(self) -> bool:
-        """Whether this worker is the one to print results and write files."""
-        return self.index == 0
-
-    def sum_over_replicas(
-        self, size: tf.Tensor | int, sums: Callable[[tf.Tensor, tf.Tensor], list[tf.Tensor]]
-    ) -> list[tf.Tensor]:
+    def sum_over_replicas(self, size: tf.Tensor | int, sums: Callable[..., list[tf.Tensor]]) -> list[tf.Tensor]:
         """Return what sums(start, end) returns for each replica's share of a batch of that size, summed over them."""
         if self.strategy is None:
             return sums(tf.constant(0), size)
@@ -1319,10 +1307,8 @@ class Workers:
         except tf.errors.OpError as error:
             if self.count == 1 or isinstance(error, tf.errors.ResourceExhaustedError):
                 raise
-            raise RnagenError(
-                f"worker {self.index} of {self.count}: another worker has stopped or cannot be reached "
-                f"({type(error).__name__}); start all of them again"
-            ) from error
+            why = f"another worker has stopped or cannot be reached ({type(error).__name__}); start all of them again"
+            raise RnagenError(f"worker {self.index} of {self.count}: {why}") from error
 
     def gather(self, number: int = 0) -> list[int]:
         """Return the numbers of all workers, once all of them have called this."""
@@ -1332,23 +1318,6 @@ class Workers:
         with self.watching():
             (total,) = tf.function(self.sum_over_replicas, autograph=False)(1, lambda start, end: [own])
         return (total.numpy() * self.count // self.strategy.num_replicas_in_sync).tolist()
-
-    def check_agreement(self, digests: dict[str, str]) -> None:
-        """Check that all workers have the same of each named thing, given by hexadecimal digests."""
-        for what, digest in digests.items():
-            own = int(digest[:12], 16)  # of 48 bits, which leaves some to add up the GPUs of a worker
-            others = [worker for worker, number in enumerate(self.gather(own)) if number != own]
-            if others:
-                raise RnagenError(
-                    f"worker {self.index} of {self.count} has other {what} than worker {others[0]}; start all workers "
-                    f"with the same command and tables"
-                )
-
-    def with_devices(self) -> Workers:
-        """Start TensorFlow's devices; a lone worker becomes one for all GPUs of the machine, if there are several."""
-        start_tensorflow()
-        several = self.strategy is None and len(tf.config.list_logical_devices("GPU")) > 1
-        return Workers(tf.distribute.MirroredStrategy()) if several else self
 
 
 ALONE = Workers()
@@ -1364,17 +1333,16 @@ def read_cluster(text: str) -> tuple[list[str], int]:
         known = {*cluster, task["type"]} <= {"chief", "worker"} and index in range(len(addresses))
         if known and all(re.fullmatch(r"[^\s/]+:\d{1,5}", address) for address in addresses):
             return addresses, index
-    raise RnagenError(
-        f"TF_CONFIG: {shorten(text, 200)} is not a cluster with this task in it; unset it, or give "
-        f'{{"cluster": {{"worker": ["HOST:PORT", ...]}}, "task": {{"type": "worker", "index": 0}}}}'
-    )
+    example = '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}}'
+    why = "is not a cluster with this task in it; unset it, or give"
+    raise RnagenError(f"TF_CONFIG: {shorten(text, 200)} {why} {example}")
 
 
 def slurm_cluster(tasks: int, index: int) -> list[str]:
     """Return the addresses of the tasks of this Slurm step, and leave this one its share of its machine's GPUs."""
     step = f"{os.environ.get('SLURM_JOB_ID')}.{os.environ.get('SLURM_STEP_ID')}"
     resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
-        port_base=SLURM_PORTS[zlib.crc32(step.encode()) % len(SLURM_PORTS)],  # so that steps do not meet on a machine
+        port_base=20_000 + zlib.crc32(step.encode()) % 10_000,  # by step, below the ports of outgoing connections
         gpus_per_node=tasks,  # as if there were one for each: it takes no tasks without GPUs, nor more tasks than GPUs
         gpus_per_task=1,
         auto_set_gpu=False,  # it would take GPUs of others, since it counts from 0
@@ -1397,7 +1365,7 @@ def connect(addresses: list[str], index: int) -> tf.distribute.Strategy:
         "standalone",
         "/job:worker/task:0",
         cluster_register_timeout_in_ms=1000 * JOIN_SECONDS,
-        heartbeat_timeout_in_ms=1000 * HEARTBEAT_SECONDS,
+        heartbeat_timeout_in_ms=30_000,  # until a worker is taken for dead; a busy machine may pause for some seconds
         coordinated_jobs=[jobs.add(name="worker", num_tasks=len(addresses))],
     )
     context.coordination_service.cluster_register_with_barrier = True  # else the first worker waits for ever
@@ -1429,10 +1397,9 @@ def join_workers() -> Workers:
             missing = [f"worker {task} at {addresses[task]}" for task in sorted(tasks) or [0]]
             reason = f": not heard from {', '.join(missing)} in {JOIN_SECONDS} seconds; start all of them at once"
         else:
-            reason = (
-                f" cannot join the others ({str(error).splitlines()[0][:200]}); start all of them again, each with a "
-                f"free address of its own machine in {', '.join(addresses) or 'Slurm'}"
-            )
+            where = f"a free address of its own machine in {', '.join(addresses) or 'Slurm'}"
+            why = str(error).splitlines()[0][:200]
+            reason = f" cannot join the others ({why}); start all of them again, each with {where}"
         raise RnagenError(f"worker {index} of {count}{reason}") from error
 
 
@@ -1444,22 +1411,17 @@ REAL_SHARE = 0.5  # of what a network is shown, at least: synthetic samples must
 
 
 class Network:
-    """What the training loop asks of a model."""
+    """What training asks of a model: x (rows, genes) and y (rows,) are of Samples, noise (rows, noise_dim) normal."""
 
     noise_dim = 0
     n_totals: int
     weights: list[keras.Variable]
 
     def loss_and_totals(self, x: tf.Tensor, y: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return the loss and a vector (n_totals,) that metrics are made of, both summed over rows.
-
-        x is standardised (rows, genes), y type codes (rows,), noise standard normals (rows, noise_dim).
-        """
-        raise NotImplementedError
+        """Return the loss and a vector (n_totals,) that metrics are made of, both summed over rows."""
 
     def metrics(self, totals: np.ndarray) -> dict[str, float]:
         """Turn the totals of any number of rows into named metrics of one row."""
-        raise NotImplementedError
 
     def copy_weights(self) -> list[np.ndarray]:
         """Return the weights as they are now."""
@@ -1486,8 +1448,7 @@ class Network:
 
     def validate(self, samples: Samples, seed: int) -> dict[str, float]:
         """Return the metrics over samples under names that begin with val_, with the same noise every time."""
-        found = self.evaluate(samples, stream(seed, "evaluation"))
-        return {f"val_{name}": value for name, value in found.items()}
+        return {f"val_{name}": value for name, value in self.evaluate(samples, stream(seed, "evaluation")).items()}
 
 
 def initial_weights(network: keras.Sequential, rng: np.random.Generator) -> list[np.ndarray]:
@@ -1507,10 +1468,7 @@ def dense_stack(inputs: int, hidden: Sequence[int], outputs: int, rng: np.random
 
 
 def mix_epoch(rows: int, n_real: int, rng: np.random.Generator) -> np.ndarray:
-    """Return an epoch's order (rows,) over n_real real rows and then synthetic ones, at least REAL_SHARE of it real.
-
-    Where real rows are fewer they come several times, and of the synthetic ones a random part is left to other epochs.
-    """
+    """Return an epoch's order (rows,) over n_real real rows and then synthetic ones, at least REAL_SHARE of it real."""
     shown = max(n_real, math.ceil(REAL_SHARE * rows))
     real = np.concatenate([rng.permutation(n_real) for _ in range(math.ceil(shown / n_real))])[:shown]
     synthetic = n_real + rng.permutation(rows - n_real)[: rows - shown]
@@ -1518,16 +1476,11 @@ def mix_epoch(rows: int, n_real: int, rng: np.random.Generator) -> np.ndarray:
 
 
 class Trainer:
-    """Adam on mini-batches of samples held in memory, mixed by mix_epoch; it can always be taken further.
+    """Adam on mini-batches, mixed by mix_epoch, of samples in memory; one graph serves one training after another."""
 
-    The graph, which takes as long to make as hundreds of steps, serves one training after another.
-    """
-
-    def __init__(
-        self, network: Network, genes: int, batch_size: int, learning_rate: Any, workers: Workers = ALONE
-    ) -> None:
+    def __init__(self, network: Network, genes: int, batch_size: int, rate: Any, workers: Workers = ALONE) -> None:
         self.network, self.batch_size, self.workers = network, batch_size, workers
-        self._optimizer = keras.optimizers.Adam(learning_rate)
+        self._optimizer = keras.optimizers.Adam(rate)
         self._optimizer.build(network.weights)
         x, noise = (tf.TensorSpec((None, columns), tf.float32) for columns in (genes, network.noise_dim))
         y = tf.TensorSpec((None,), tf.int32)
@@ -1591,11 +1544,9 @@ class Trainer:
             self.steps += more
             on_steps(more)
         metrics = self.network.metrics(totals)
-        if not math.isfinite(metrics["loss"]):
-            raise RnagenError(
-                f"training failed: loss {metrics['loss']} after {self.steps} steps; look for extreme values in the "
-                f"table, or try --transform log2"
-            )
+        if not math.isfinite(loss := metrics["loss"]):
+            remedy = "look for extreme values in the table, or try --transform log2"
+            raise RnagenError(f"training failed: loss {loss} after {self.steps} steps; {remedy}")
         return metrics
 
 
@@ -4553,51 +4504,36 @@ def draw_accuracy(path: Path, rows: list[dict[str, float]], title: str, band: st
 # ---- command line: what the user asks for; nothing above knows args -------------------------------------------------
 
 Args = argparse.Namespace
-Options = dict[str, Any]  # of add_argument
-FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
 
 
-def takes(convert: Callable[[str], Any], what: str, **options: Any) -> Options:
-    """Return the options of a flag whose words are converted; where that gives None or an error, a word is refused."""
+def takes(convert: Callable[..., Any], what: str, pattern: str = "(.*)", **options: Any) -> dict[str, Any]:
+    """Return the options of a flag that converts the groups of pattern in a word; None or an error refuses the word."""
 
     def parse(word: str) -> Any:
         with contextlib.suppress(ValueError, OverflowError, re.error):
-            if (value := convert(word)) is not None:
+            match = re.fullmatch(pattern, word, re.DOTALL)
+            if match and (value := convert(*match.groups())) is not None:
                 return value
         raise argparse.ArgumentTypeError(f"{word!r} {what}")
 
     return {"type": parse, **options}
 
 
-def number(kind: type, default: Any = None, least: float = 1, most: float = 10**9, metavar: str = "N") -> Options:
+def number(kind: type, default: Any = None, least: float = 1, most: float = 10**9, letter: str = "N") -> dict[str, Any]:
     """Return the options of a flag that takes a number from least to most."""
     what = f"is not a {'whole ' * (kind is int)}number from {least} to {most}"
-    return takes(
-        lambda word: kind(word) if least <= kind(word) <= most else None, what, default=default, metavar=metavar
-    )
+    options = {"default": default, "metavar": letter}
+    return takes(lambda word: kind(word) if least <= kind(word) <= most else None, what, **options)
 
 
-def file_ending_in(*suffixes: str) -> Options:
+def file_ending_in(*suffixes: str) -> dict[str, Any]:
     """Return the options of a flag that takes the name of a file with one of these suffixes."""
     what = f"does not end in {' '.join(suffixes)}"
     return takes(lambda word: Path(word) if word.endswith(suffixes) else None, what, metavar="FILE")
 
 
-def type_count(word: str) -> tuple[str, int] | None:
-    """Parse TYPE=N, where the type may hold = too."""
-    match = re.fullmatch(r"(.+)=(\d{1,9})", word, re.DOTALL)
-    return (match[1], int(match[2])) if match else None
-
-
-def shard(word: str) -> tuple[int, int] | None:
-    """Parse I/K, the I-th of K parts."""
-    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", word)
-    return (int(match[1]), int(match[2])) if match and 1 <= int(match[1]) <= int(match[2]) else None
-
-
 FILE, NAME, SWITCH = {"type": Path, "metavar": "FILE"}, {"metavar": "NAME"}, {"action": "store_true"}
 MODEL_FILE = file_ending_in(".safetensors")
-NO_GROUP = "is not a regular expression with ( ) around what names the group"
 
 # fmt: off
 FLAGS = [  # headings, and flags: names, what --help says (with unit and default), options
@@ -4612,7 +4548,8 @@ FLAGS = [  # headings, and flags: names, what --help says (with unit and default
     ("--transform", "what is trained on: log2(x + 1), log2(CPM + 1) or values as they are (default: auto, by the "
      "values)", {"choices": ("auto", *TRANSFORMS), "default": "auto"}),
     ("--group_regex", "its capture group in a sample id names the patient or cell line (default: TCGA and CANDLE ids)",
-     takes(lambda word: word if re.compile(word).groups else None, NO_GROUP, metavar="REGEX")),
+     takes(lambda word: word if re.compile(word).groups else None,
+           "is not a regular expression with ( ) around what names the group", metavar="REGEX")),
     ("--test_fraction", "share of each type's groups held out; 0 trains on every sample, without the experiment "
      "(default: 0.5)", number(float, 0.5, 0, 0.99, "X")),
     ("--check", "say how the tables are read, and stop (default: off)", SWITCH),
@@ -4624,7 +4561,8 @@ FLAGS = [  # headings, and flags: names, what --help says (with unit and default
     ("-b --batch_size", "generator's samples per training step (default: 128)", number(int, 128)),
     ("-n --n_samples", "synthetic samples, each of a random type (default: 10000)", number(int, 10_000)),
     ("--per_type", "synthetic samples of each named type, instead of --n_samples (default: off)",
-     takes(type_count, "is not TYPE=N with a whole number N", nargs="+", action="extend", metavar="TYPE=N")),
+     takes(lambda name, count: (name, int(count)), "is not TYPE=N with a whole number N", r"(.+)=(\d{1,9})",
+           nargs="+", action="extend", metavar="TYPE=N")),
     ("--balance", "bring each type up to the most frequent one, instead of --n_samples (default: off)", SWITCH),
     ("--temperature", "spread around the type's mean; 1 is that of real samples (default: 1.5 to train on, 1 in files "
      "and reports)", number(float, None, 0.01, 10, "X")),
@@ -4637,8 +4575,7 @@ FLAGS = [  # headings, and flags: names, what --help says (with unit and default
     ("--classifier_epochs", "classifier's passes over its training samples (default: 2)", number(int, 2)),
     ("--trainings", "trainings of each classifier, whose mean is reported (default: 5)", number(int, 5, 1, 1000)),
     ("--train_per_type", "at most N training samples per type (default: all)", number(int)),
-    ("--repeats", "repeat the experiment on R splits, by seeds from --seed on (default: 1)",
-     number(int, 1, 1, 1000, "R")),
+    ("--repeats", "repeat the experiment on R splits, seeds from --seed on (default: 1)", number(int, 1, 1, 1000, "R")),
     ("--compare", "compare with copies, SMOTE, a Gaussian and strong classifiers (default: off)", SWITCH),
     ("--plot", "figure and .csv of 1 to 20 classifier epochs in a folder or .png .pdf .svg (default: off; PATH: here)",
      {"type": Path, "nargs": "?", "const": Path(), "metavar": "PATH"}),
@@ -4658,7 +4595,8 @@ FLAGS = [  # headings, and flags: names, what --help says (with unit and default
     ("--predict", "type the samples of table NEW by the best classifier into OUT, a .tsv .csv .parquet (default: off)",
      {"type": Path, "nargs": 2, "metavar": ("NEW", "OUT")}),
     ("--shard", "with --load_model, draw only the I-th of K parts of --output (default: all)",
-     takes(shard, "is not I/K with I from 1 to K", metavar="I/K")),
+     takes(lambda part, parts: (int(part), int(parts)) if 1 <= int(part) <= int(parts) else None,
+           "is not I/K with I from 1 to K", r"(\d{1,6})/(\d{1,6})", metavar="I/K")),
     ("--overwrite", "let tables and models replace a file (default: off)", SWITCH),
     "about",
     ("--debug", "show the traceback of an error (default: one line)", SWITCH),
@@ -4670,9 +4608,8 @@ FLAGS = [  # headings, and flags: names, what --help says (with unit and default
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    layout = argparse.RawDescriptionHelpFormatter
-    options = {"description": __doc__, "formatter_class": layout, "allow_abbrev": False, "add_help": False}
-    parser = argparse.ArgumentParser("rnagen.py", **options)
+    parser = argparse.ArgumentParser("rnagen.py", description=__doc__, allow_abbrev=False, add_help=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.error = lambda message: parser.exit(2, f"rnagen: {message} (see --help)\n")  # one line, without usage
     for row in FLAGS:
         if isinstance(row, str):
@@ -4683,39 +4620,33 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-COUNT_FLAGS = {"n_samples", "per_type", "balance"}
-DRAW_FLAGS = COUNT_FLAGS | {"temperature", "output", "shard", "overwrite", "predict"}
-TABLE_FLAGS = {"rnaseq", "types", "type_column", "layer", "data", "transform", "group_regex"}
-JUDGE_FLAGS = TABLE_FLAGS | {"test_fraction", "train_per_type", "train_ids", "report"}
-TEST_FLAGS = {"plot", "classifier_epochs", "trainings", "repeats", "compare", "report", "report_only"}
-ANY_FLAGS = {"results", "seed", "debug"}
-ALONE_FLAGS = {  # of runs that do not train: what goes with each beside ANY_FLAGS, and why nothing more does
-    "check": (TABLE_FLAGS | {"top_k_types"}, "which only reads tables"),
-    "load_model": (JUDGE_FLAGS | DRAW_FLAGS, "whose file settles it"),
-    "report_only": (JUDGE_FLAGS | {"top_k_types"}, "which trains and draws nothing"),
-}
-
-
 def list_conflicts(args: Args, given: set[str]) -> list[tuple[Any, set[str], str]]:
     """Return what does not go together: whether it matters in this run, what must not be given then, and why."""
     loads, trains = args.load_model, not (args.load_model or args.report_only)
     private, gaussian = args.epsilon is not None, args.model == "gaussian"
-    writes = args.output or args.predict or args.report
-    ways, types = COUNT_FLAGS & given, [name for name, _ in args.per_type or ()]
+    others = given - {"results", "seed", "debug"}  # which go with everything
+    tables = {"rnaseq", "types", "type_column", "layer", "data", "transform", "group_regex"}
+    judges = tables | {"test_fraction", "train_per_type", "train_ids", "report"}
+    counts = {"n_samples", "per_type", "balance"}
+    ways, types = counts & given, [name for name, _ in args.per_type or ()]
     endings, (new, out) = " ".join(PREDICTION_SUFFIXES), args.predict or (None, None)
-    tables = {path.suffix for path in (args.rnaseq, new) if path}
+    suffixes = {path.suffix for path in (args.rnaseq, new) if path}
     # fmt: off
     return [
-        *((getattr(args, mode), given - flags - ANY_FLAGS - {mode}, f"does not go with --{mode}, {why}")
-          for mode, (flags, why) in ALONE_FLAGS.items()),
-        (loads and not args.report, JUDGE_FLAGS - {"layer"}, "does not go with --load_model without a --report"),
+        (args.check, others - tables - {"check", "top_k_types"}, "does not go with --check, which only reads tables"),
+        (loads, others - judges - counts - {"load_model", "temperature", "output", "shard", "overwrite", "predict"},
+         "does not go with --load_model, whose file settles it"),
+        (args.report_only, others - judges - {"report_only", "top_k_types"},
+         "does not go with --report_only, which trains and draws nothing"),
+        (loads and not args.report, judges - {"layer"}, "does not go with --load_model without a --report"),
         (not args.rnaseq, {"types", "type_column"}, "give its expression table by --rnaseq as well"),
         (args.rnaseq, {"data"}, "is for runs without --rnaseq; give one of the two"),
-        (".h5ad" not in tables, {"layer"}, "is for --rnaseq FILE.h5ad, or --predict FILE.h5ad"),
+        (".h5ad" not in suffixes, {"layer"}, "is for --rnaseq FILE.h5ad, or --predict FILE.h5ad"),
         (len(ways) > 1, ways - {"n_samples"}, "say how many samples in one way: --n_samples, --per_type or --balance"),
         (len(set(types)) < len(types), {"per_type"}, "a type is named twice; name it once"),
-        (loads and not args.output, COUNT_FLAGS | {"shard"}, "is for --output, which is not given"),
-        (loads and not writes, {"load_model"}, "name the file for its samples by --output"),
+        (loads and not args.output, counts | {"shard"}, "is for --output, which is not given"),
+        (loads and not (args.output or args.predict or args.report), {"load_model"},
+         "name the file for its samples by --output"),
         (args.train_ids, {"test_fraction", "train_per_type"}, "does not go with --train_ids, which splits the samples"),
         (not loads, {"shard"}, "is for --load_model: draw the parts from one saved generator"),
         (trains, {"train_ids"}, "is for --report_only and --load_model; a run knows whom it trains on"),
@@ -4724,7 +4655,9 @@ def list_conflicts(args: Args, given: set[str]) -> list[tuple[Any, set[str], str
         (not gaussian, {"epsilon"}, "is for -m gaussian; networks are not trained with differential privacy here"),
         (private, {"compare", "predict"}, "does not go with --epsilon: what it fits is not covered by the guarantee"),
         (private, {"repeats"}, "does not go with --epsilon: every fit would cost as much privacy again"),
-        (not args.test_fraction, TEST_FLAGS, "needs test samples; give a --test_fraction above 0"),
+        (not args.test_fraction,
+         {"plot", "classifier_epochs", "trainings", "repeats", "compare", "report", "report_only"},
+         "needs test samples; give a --test_fraction above 0"),
         (out and out.suffix not in PREDICTION_SUFFIXES, {"predict"}, f"'{out}' does not end in {endings}"),
     ]
     # fmt: on
@@ -4747,59 +4680,14 @@ def parse_arguments(argv: Sequence[str] | None) -> Args:
 
 # ---- command line: what is printed, and when ---------------------------------------------------------------------
 
-TITLES = {
-    "real": "Train a type classifier:",
-    **{kind: f"Train {name}:" for kind, name in MODEL_NAMES.items()},
-    "sampling": "Generate {n_synthetic} RNAseq samples:",
-    "augmented": "Train a type classifier with synthetic data:\n{n_training} + {n_synthetic} = {total} samples",
-}
-CLOSINGS = {"real": "Evaluate on test data:", "augmented": "Evaluate again on original test data:"}
-COVARIANCES = {  # of a factor model
-    "private": "made of noised statistics alone",
-    "gaussian": "each type's covariance shrunk to the pooled one by Ledoit-Wolf",
-}
-TRANSFORM_NAMES = {  # and what they are chosen by
-    "none": ("none", "values are on their scale"),
-    "log2": ("log2(x + 1)", "values look like TPM"),
-    "cpm": ("log2(CPM + 1), each sample by its own depth", "whole numbers look like counts"),
-}
-SHOWN_TYPES = 10  # of the types with their counts
-
 
 def wrap(line: str) -> str:
     """Break a line at 80 characters."""
     return textwrap.fill(line, 80, subsequent_indent="  ", break_on_hyphens=False)
 
 
-def format_event(event: Any) -> str | None:
-    """Return what to print of a result that a computation reports, if anything."""
-    match event:
-        case Started():
-            return "\n" + TITLES[event.what].format(**event._asdict(), total=event.n_training + event.n_synthetic)
-        case FactorModel(kind, latent):
-            pooled = f"the pooled covariance counts as {latent} samples beside a type's own"
-            return f"Factor model: {latent} latent dimensions, {COVARIANCES.get(kind, pooled)}"
-        case Progress(epoch=0, metrics={"val_loss": loss}):
-            return f"Before training - val_loss: {loss:.4f}"
-        case Progress(metrics=metrics) if metrics:
-            values = " - ".join(f"{name}: {value:.4f}" for name, value in metrics.items())
-            return f"Epoch {event.epoch}/{event.epochs} - {values}"
-        case TrainedGenerator() if event.epoch < len(event.history):
-            kept = f"of epoch {event.epoch}" if event.epoch else "before training"
-            return f"Kept the weights {kept}: lowest val_loss"
-        case Sampling():
-            return f"Done in {event.seconds:.3f} seconds ({event.samples_per_second:.1f} samples/s)."
-        case ArmScores(name, loss, accuracy):
-            sd = "" if accuracy.sd is None else f" (sd {accuracy.sd:.4f} over {len(accuracy.values)} trainings)"
-            return f"\n{CLOSINGS[name]}\nloss: {loss:.4f} - accuracy: {accuracy.mean:.4f}{sd}"
-    return None
-
-
 class Terminal:
-    """Prints results on stdout as they are reported, notes on stderr, with a live bar where stderr is a terminal.
-
-    A quiet one says nothing: of several workers the first one speaks.
-    """
+    """Prints results on stdout, notes on stderr, and a live bar there if it is a terminal; nothing of it if quiet."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet, self.bar = quiet, None
@@ -4817,35 +4705,53 @@ class Terminal:
 
     def __call__(self, event: Any) -> None:
         """Print what a computation reports, and move the live bar on."""
-        if isinstance(event, str):
-            self.warn(event)
-        elif line := format_event(event):
-            self.print(line)
-        if not isinstance(event, Progress) or self.quiet or not sys.stderr.isatty():
-            return
-        if self.bar is None:
-            self.bar = tqdm.tqdm(total=event.all_steps, leave=False)
-        self.bar.update(event.steps)
-        if self.bar.n >= event.all_steps:
-            self.bar.close()
-            self.bar = None
+        match event:
+            case str():
+                self.warn(event)
+            case Started("sampling"):
+                self.print(f"\nGenerate {event.n_synthetic} RNAseq samples:")
+            case Started("augmented", real, drawn):
+                sizes = f"{real} + {drawn} = {real + drawn} samples"
+                self.print("\nTrain a type classifier with synthetic data:", sizes)
+            case Started(what):
+                self.print(f"\nTrain {MODEL_NAMES.get(what, 'a type classifier')}:")
+            case FactorModel(kind, latent):
+                how = {
+                    "private": "made of noised statistics alone",
+                    "gaussian": "each type's covariance shrunk to the pooled one by Ledoit-Wolf",
+                }.get(kind, f"the pooled covariance counts as {latent} samples beside a type's own")
+                self.print(f"Factor model: {latent} latent dimensions, {how}")
+            case Progress(epoch=0, metrics={"val_loss": loss}):
+                self.print(f"Before training - val_loss: {loss:.4f}")
+            case Progress(metrics=metrics) if metrics:
+                values = " - ".join(f"{name}: {value:.4f}" for name, value in metrics.items())
+                self.print(f"Epoch {event.epoch}/{event.epochs} - {values}")
+            case TrainedGenerator() if event.epoch < len(event.history):
+                kept = f"of epoch {event.epoch}" if event.epoch else "before training"
+                self.print(f"Kept the weights {kept}: lowest val_loss")
+            case Sampling():
+                self.print(f"Done in {event.seconds:.3f} seconds ({event.samples_per_second:.1f} samples/s).")
+            case ArmScores(name, loss, accuracy):
+                sd = "" if accuracy.sd is None else f" (sd {accuracy.sd:.4f} over {len(accuracy.values)} trainings)"
+                title = f"\nEvaluate {'on' if name == 'real' else 'again on original'} test data:"
+                self.print(title, f"loss: {loss:.4f} - accuracy: {accuracy.mean:.4f}{sd}")
+        if isinstance(event, Progress):
+            if self.bar is None:  # disable=None: where stderr is no terminal
+                self.bar = tqdm.tqdm(total=event.all_steps, leave=False, disable=self.quiet or None)
+            self.bar.update(event.steps)
+            if self.bar.n >= event.all_steps:
+                self.bar.close()
+                self.bar = None
 
 
 def format_transform(transform: str, asked: str) -> str:
     """Return the line that says what is trained on, and why."""
-    name, reason = TRANSFORM_NAMES[transform]
+    name, reason = {
+        "none": ("none", "values are on their scale"),
+        "log2": ("log2(x + 1)", "values look like TPM"),
+        "cpm": ("log2(CPM + 1), each sample by its own depth", "whole numbers look like counts"),
+    }[transform]
     return f"Transform: {name}: {reason if asked == 'auto' else 'as asked'}"
-
-
-def format_check(cohort: Cohort, asked: str) -> list[str]:
-    """Return the rest of what was understood of a cohort: where types and groups come from, scale and transform."""
-    low, high = np.fmin.reduce(cohort.expression, axis=None), np.fmax.reduce(cohort.expression, axis=None)
-    return [
-        f"Types from: {f'column {cohort.type_column}' if cohort.type_column else 'the cohort itself'}",
-        f"Groups: {len(set(cohort.groups))}, {cohort.grouping}",
-        f"Values: {low:g} to {high:g}, {np.isnan(cohort.expression).sum()} missing",
-        format_transform(resolve_transform(cohort.expression, asked), asked),
-    ]
 
 
 def format_dataset(dataset: Dataset, cohort: Cohort, args: Args) -> list[str]:
@@ -4871,9 +4777,13 @@ def format_dataset(dataset: Dataset, cohort: Cohort, args: Args) -> list[str]:
     return lines
 
 
-def format_accuracy(accuracy: dict[str, Any]) -> list[str]:
-    """Return what synthetic samples changed, then the control and the interval of this one split."""
+def format_accuracy(accuracy: dict[str, Any], split: int, splits: int) -> list[str]:
+    """Return what synthetic samples changed on a split: on the first one in full, on the others in a line."""
     real, control, augmented, gain = (one["mean"] for one in accuracy.values())
+    points = f"{100 * gain:+.2f} points"
+    if split > 1:
+        scores = f"{real:.4f} -> {augmented:.4f}, same steps on real data {control:.4f}"
+        return [f"Repeat {split}/{splits}: {scores} ({points})"]
     change = f"{(augmented - real) / real:+.2%}" if real else "n/a"
     interval = "The interval of that gain is unavailable: one training does not tell its noise (--trainings)"
     if accuracy["gain"]["interval"]:
@@ -4881,7 +4791,7 @@ def format_accuracy(accuracy: dict[str, Any]) -> list[str]:
         interval = f"95% interval of that gain, on this one split: {low:+.2f} to {high:+.2f} points"
     return [
         f"Test accuracy change: {change} ({real:.4f} -> {augmented:.4f})",
-        f"Same training steps on real data alone: {control:.4f} (synthetic data adds {100 * gain:+.2f} points)",
+        f"Same training steps on real data alone: {control:.4f} (synthetic data adds {points})",
         interval,
     ]
 
@@ -4911,16 +4821,16 @@ def format_comparison(comparison: Comparison, words: str, repeats: int) -> list[
 
 # ---- command line: a run, from tables to files --------------------------------------------------------------------
 
-REPORT_SAMPLES = 5000  # drawn for a report
 REPORT_FILES = ("report.json", "report.png")
 
 
 def plot_path(path: Path, types: int, simulated: bool) -> Path:
     """Return where the figure goes: the published name in a folder, or the file itself, marked if simulated."""
+    suffixes = (".png", ".pdf", ".svg")
     if path.is_dir():
         path /= f"test-accuracy-comparison-{types}-types.png"
-    elif path.suffix not in FIGURE_SUFFIXES:
-        raise RnagenError(f"--plot {path}: is neither a folder nor a name ending in {' '.join(FIGURE_SUFFIXES)}")
+    elif path.suffix not in suffixes:
+        raise RnagenError(f"--plot {path}: is neither a folder nor a name ending in {' '.join(suffixes)}")
     return path.with_name(f"{path.stem}-simulated{path.suffix}") if simulated else path
 
 
@@ -4954,10 +4864,8 @@ def check_outputs(args: Args) -> None:
 
 def write_json(path: Path, results: dict[str, Any]) -> None:
     """Write results to path, whole or not at all."""
-    finite = json.loads(
-        json.dumps(results, default=lambda one: one.item() if isinstance(one, np.generic) else str(one)),
-        parse_constant=lambda _: None,
-    )  # NaN is no JSON
+    text = json.dumps(results, default=lambda one: one.item() if isinstance(one, np.generic) else str(one))
+    finite = json.loads(text, parse_constant=lambda _: None)  # NaN is no JSON
     with replacing(path) as beside:
         beside.write_text(json.dumps(finite, indent=2) + "\n")
 
@@ -4970,23 +4878,37 @@ def describe_run(args: Args, workers: Workers) -> dict[str, Any]:
     return {"arguments": vars(args), "versions": versions, "workers": workers.count}
 
 
-def digest_arguments(args: Args) -> str:
-    """Hash the arguments that all workers must have in common; paths and what is done with the results may differ."""
+def check_agreement(args: Args, workers: Workers, tables: str) -> None:
+    """Check that all workers have the same tables (a hash) and arguments, but for paths and uses of results."""
     own = {"rnaseq", "types", "public", "output", "save_model", "predict", "results", "report", "overwrite", "debug"}
     common = {name: value for name, value in vars(args).items() if name not in own} | {"plot": args.plot is not None}
-    return hashlib.sha256(json.dumps(common, sort_keys=True, default=str).encode()).hexdigest()
+    arguments = hashlib.sha256(json.dumps(common, sort_keys=True, default=str).encode()).hexdigest()
+    for what, digest in {"arguments": arguments, "tables": tables}.items():
+        number = int(digest[:12], 16)  # of 48 bits, which leaves some to add up the GPUs of a worker
+        if others := [worker for worker, other in enumerate(workers.gather(number)) if other != number]:
+            who = f"worker {workers.index} of {workers.count} has other {what} than worker {others[0]}"
+            raise RnagenError(f"{who}; start all workers with the same command and tables")
 
 
-def read_data(args: Args, terminal: Terminal) -> Cohort:
-    """Return the data asked for, and print what they are."""
+def read_data(args: Args, trains: bool, terminal: Terminal) -> Cohort:
+    """Return the samples that a run is on, and print what they are."""
     config = TableConfig(args.rnaseq, args.types, args.type_column, args.layer, args.group_regex, args.data)
     cohort = load_cohort(config, args.seed)
-    counts = cohort.type_counts()
+    counts = [f"{shorten(name, 30)} {count}" for name, count in cohort.type_counts().items()]
+    more = f" and {len(counts) - 10} more" * (len(counts) > 10)
     size = f"{len(cohort.samples)} samples, {len(cohort.genes)} genes, {len(counts)} types"
-    shown = ", ".join(f"{shorten(name, 30)} {count}" for name, count in list(counts.items())[:SHOWN_TYPES])
-    more = f" and {len(counts) - SHOWN_TYPES} more" * (len(counts) > SHOWN_TYPES)
-    terminal.print(f"Data: {cohort.name}: {size}", wrap(f"Types: {shown}{more}"))
+    terminal.print(f"Data: {cohort.name}: {size}", wrap(f"Types: {', '.join(counts[:10])}{more}"))
     terminal.warn(*cohort.notes)
+    if trains or args.top_k_types:
+        cohort = keep_top_types(cohort, args.top_k_types)
+    if args.check:
+        low, high = np.fmin.reduce(cohort.expression, axis=None), np.fmax.reduce(cohort.expression, axis=None)
+        terminal.print(
+            f"Types from: {f'column {cohort.type_column}' if cohort.type_column else 'the cohort itself'}",
+            f"Groups: {len(set(cohort.groups))}, {cohort.grouping}",
+            f"Values: {low:g} to {high:g}, {np.isnan(cohort.expression).sum()} missing",
+            format_transform(resolve_transform(cohort.expression, args.transform), args.transform),
+        )
     return cohort
 
 
@@ -5001,14 +4923,14 @@ def model_config(args: Args, cohort: Cohort, terminal: Terminal) -> ModelConfig:
         training, _ = split_cohort(cohort, args.test_fraction, args.seed, args.train_per_type)
         private = fit_private(training, public, args.epsilon, args.delta, args.transform)
         privacy = private[2]
-        lines = (
-            f"Privacy: epsilon {privacy.epsilon:g}, delta {privacy.delta:g} (mu {privacy.mu:.3f}) for {privacy.unit}: "
-            f"no attack on samples drawn or on the saved generator can have an AUC above {privacy.attack_ceiling:.3f}",
-            f"Taken as public: {'; '.join(privacy.public)}",
-            "Not covered: accuracy, validation, report, results and figures, which are computed from the private "
-            "samples",
+        bound = f"epsilon {privacy.epsilon:g}, delta {privacy.delta:g} (mu {privacy.mu:.3f}) for {privacy.unit}"
+        attacks = "no attack on samples drawn or on the saved generator can have an AUC above"
+        computed = "accuracy, validation, report, results and figures, which are computed from the private samples"
+        terminal.print(
+            wrap(f"Privacy: {bound}: {attacks} {privacy.attack_ceiling:.3f}"),
+            wrap(f"Taken as public: {'; '.join(privacy.public)}"),
+            wrap(f"Not covered: {computed}"),
         )
-        terminal.print(*map(wrap, lines))
     return ModelConfig(args.model, args.latent_dim, args.epochs, args.batch_size, private)
 
 
@@ -5034,8 +4956,8 @@ def combine_splits(args: Args, cohort: Cohort, splits: list[Split], terminal: Te
         results |= {"inner_folds": comparison.fold_scores, "verdict": words}
     if args.plot:
         table = results["plot"] = accuracy_by_epoch([split.curves() for split in splits], args.test_fraction)
-        terminal.print("\nPlot test accuracy using models trained with and without synthetic data:")
-        terminal.print("training time: before vs after")
+        title = "\nPlot test accuracy using models trained with and without synthetic data:"
+        terminal.print(title, "training time: before vs after")
         for row in table:
             curves = f"{row['real']:.4f} vs {row['augmented']:.4f} (same steps on real data: {row['same_steps']:.4f})"
             terminal.print(f"# epochs = {row['epochs']}: {curves}")
@@ -5053,26 +4975,23 @@ def combine_splits(args: Args, cohort: Cohort, splits: list[Split], terminal: Te
 def train(
     args: Args, cohort: Cohort, plan: SamplingPlan, workers: Workers, terminal: Terminal
 ) -> tuple[Experiment, dict[str, Any]]:
-    """Run the experiment on one split after another, or, with no samples held out, train the generator alone.
-
-    Prints what is found; returns the experiment of the first split, and the results.
-    """
+    """Run the experiment on each split, or, with none held out, train the generator; return the first, and results."""
     heat = args.temperature or TRAINING_TEMPERATURE
     epochs = args.classifier_epochs if args.test_fraction else PLOT_EPOCHS  # of the network that --predict may choose
     config = ExperimentConfig(epochs, args.trainings, heat, args.compare, args.plot is not None)
+    prepare = functools.partial(prepare_dataset, cohort, args.test_fraction, args.transform)
 
-    def prepare(seed: int) -> Dataset:
-        return prepare_dataset(cohort, args.test_fraction, args.transform, seed, args.train_per_type)
-
-    def find_split(experiment: Experiment) -> Split:
+    def finish(experiment: Experiment) -> Split:
         return predict_test_samples(experiment) if args.compare else experiment.split
 
-    dataset = prepare(args.seed)
+    dataset = prepare(args.seed, args.train_per_type)
     model = model_config(args, cohort, terminal)
     terminal.print(*format_dataset(dataset, cohort, args))
     if not len(dataset.validation):
         terminal.warn("too few training samples to set any aside: val_ figures are of the training samples themselves")
-    workers = workers.with_devices()
+    start_tensorflow()
+    if workers.strategy is None and len(tf.config.list_logical_devices("GPU")) > 1:
+        workers = Workers(tf.distribute.MirroredStrategy())  # one process for all GPUs of the machine
     results = {"train_samples": dataset.n_training, "test_samples": len(dataset.test)}
     if not args.test_fraction:
         labels = plan.labels(dataset.types, dataset.counts(), args.seed, "training 0")
@@ -5084,15 +5003,13 @@ def train(
             terminal.print(f"Fitted and trained again on all {dataset.n_training} samples, {steps}")
         return Experiment(dataset, config, args.seed, trained, labels), results | {"generator": trained.as_dict()}
     experiment = run_experiment(dataset, plan, model, config, args.seed, workers, terminal)
-    splits = [find_split(experiment)]
-    terminal.print(*format_accuracy(splits[0].accuracy()))
-    results["augmentation"] = {"n_samples": experiment.sampling.n, "temperature": heat}
-    results |= {"generator": experiment.trained.as_dict(), "sampling": experiment.sampling._asdict()}
+    splits = [finish(experiment)]
+    terminal.print(*format_accuracy(splits[0].accuracy(), 1, args.repeats))
     for seed in range(args.seed + 1, args.seed + args.repeats):
-        splits.append(find_split(run_experiment(prepare(seed), plan, model, config, seed, workers)))
-        real, control, augmented, gain = (one["mean"] for one in splits[-1].accuracy().values())
-        line = f"{real:.4f} -> {augmented:.4f}, same steps on real data {control:.4f} ({100 * gain:+.2f} points)"
-        terminal.print(f"Repeat {len(splits)}/{args.repeats}: {line}")
+        splits.append(finish(run_experiment(prepare(seed, args.train_per_type), plan, model, config, seed, workers)))
+        terminal.print(*format_accuracy(splits[-1].accuracy(), len(splits), args.repeats))
+    results |= {"generator": experiment.trained.as_dict(), "sampling": experiment.sampling._asdict()}
+    results["augmentation"] = {"n_samples": experiment.sampling.n, "temperature": heat}
     return experiment, results | combine_splits(args, cohort, splits, terminal)
 
 
@@ -5131,18 +5048,8 @@ def predict(args: Args, experiment: Experiment | None, sampler: Sampler, termina
     terminal.warn(*new.notes, *notes)
     write_predictions(target, table)
     terminal.print(f"Typed {len(table)} samples of {source}, written to {target}")
-    counts = {one: int(count) for one, count in table["type"].value_counts().items()}
+    counts = table["type"].value_counts().to_dict()
     return {"path": str(target), "classifier": classifier.name, "score": classifier.score, "type_counts": counts}
-
-
-def draw_for_report(sampler: Sampler, types: np.ndarray, temperature: float, seed: int) -> Cohort:
-    """Draw as many samples as a report looks at, in the proportions of the types of the training samples."""
-    codes = {name: code for code, name in enumerate(sampler.types.tolist())}
-    shuffled = stream(seed, "report types").permutation(types).tolist()
-    labels = np.resize([codes[name] for name in shuffled], REPORT_SAMPLES)
-    rows = np.concatenate([*sampler.draw(labels, seed, "report", temperature)])
-    ids = sample_ids(0, len(rows)).astype(str)
-    return Cohort("synthetic", False, rows, ids, sampler.genes, sampler.types[labels], ids, "")
 
 
 def find_evaluation(args: Args, real: Cohort, sampler: Sampler | None, terminal: Terminal) -> Evaluation:
@@ -5162,11 +5069,14 @@ def find_evaluation(args: Args, real: Cohort, sampler: Sampler | None, terminal:
     if others and sampler.trained_on and args.train_ids:
         terminal.warn(f"{args.load_model} was saved with other training samples than those in {args.train_ids}")
     unknown = UNKNOWN_TRAINING if not args.train_ids and (others or args.report_only) else ""
-    if args.report_only:
-        return align_for_evaluation(training, test, judged, args.transform, unknown)
-    drawn = draw_for_report(sampler, training.types, args.temperature or 1.0, args.seed)
-    saved = released_parameters(sampler, drawn.types) if args.save_model or args.load_model else None
-    return align_for_evaluation(training, test, drawn, args.transform, unknown, saved)
+    if not args.report_only:  # draw samples, in the proportions of the types of the training samples
+        shuffled = stream(args.seed, "report types").permutation(training.types)
+        labels = np.resize(pd.Index(sampler.types).get_indexer(shuffled), 5000)
+        rows = np.concatenate([*sampler.draw(labels, args.seed, "report", args.temperature or 1.0)])
+        ids = sample_ids(0, len(rows)).astype(str)
+        judged = Cohort("synthetic", False, rows, ids, sampler.genes, sampler.types[labels], ids, "")
+    saved = released_parameters(sampler, judged.types) if args.save_model or args.load_model else None
+    return align_for_evaluation(training, test, judged, args.transform, unknown, saved)
 
 
 def judge(
@@ -5184,8 +5094,7 @@ def judge(
         write_json(data, found | {"manifest": manifest})
         title = f"Synthetic samples ({origin}) of {manifest['data']['name']}, {len(evaluation.types)} types"
         draw_report(figure, evaluation, found, title)
-        seconds = time.perf_counter() - start
-        terminal.print(f"Report written to {data} and {figure.name} in {seconds:.1f} seconds")
+        terminal.print(f"Report written to {data} and {figure.name} in {time.perf_counter() - start:.1f} seconds")
     return found
 
 
@@ -5193,8 +5102,8 @@ def run(args: Args) -> None:
     """Carry out what the command line asks for, with the other workers where there are any."""
     trains = not (args.check or args.load_model or args.report_only)
     workers = join_workers() if trains else ALONE
-    terminal = Terminal(quiet=not workers.chief)
-    if workers.chief:
+    terminal = Terminal(quiet=workers.index > 0)
+    if workers.index == 0:
         check_outputs(args)
     else:  # it takes part, and leaves no trace
         args.output = args.save_model = args.report = args.results = args.predict = None
@@ -5202,27 +5111,23 @@ def run(args: Args) -> None:
     experiment, cohort, results = None, None, {}
     sampler = load_model(args.load_model) if args.load_model else None
     if args.report or not args.load_model:
-        cohort = read_data(args, terminal)
-        if trains or args.top_k_types:
-            cohort = keep_top_types(cohort, args.top_k_types)
+        cohort = read_data(args, trains, terminal)
         if args.results or args.report or args.report_only or workers.count > 1:  # others need not hash the table
             results["data"] = cohort.as_dict()
     if workers.count > 1:
         if args.epsilon:
-            raise RnagenError(
-                f"--epsilon {args.epsilon:g}: each worker would draw noise of its own; start a single one"
-            )
-        workers.check_agreement({"arguments": digest_arguments(args), "tables": results["data"]["sha256"]})
+            raise RnagenError(f"--epsilon {args.epsilon:g}: each worker would add noise of its own; start a single one")
+        check_agreement(args, workers, results["data"]["sha256"])
     if args.output:
         check_gene_names(args.output, (sampler or cohort).genes)
-    if args.check:
-        terminal.print(*format_check(cohort, args.transform))
     plan = SamplingPlan(args.n_samples, tuple(args.per_type or ()), args.balance)
     plan.check((sampler or cohort).types)
     if trains:
         experiment, found = train(args, cohort, plan, workers, terminal)
         sampler = experiment.sampler
         results |= found
+    if sampler and sampler.privacy:
+        results["privacy"] = asdict(sampler.privacy)
     if args.save_model:
         keep_generator(args, experiment, terminal)
     if args.output:
@@ -5230,11 +5135,8 @@ def run(args: Args) -> None:
     if args.predict:
         results["predict"] = predict(args, experiment, sampler, terminal)
     if args.report or args.report_only:
-        guarantee = sampler and sampler.privacy and asdict(sampler.privacy)
-        manifest = describe_run(args, workers) | {"data": results["data"], "privacy": guarantee}
+        manifest = describe_run(args, workers) | {"data": results["data"], "privacy": results.get("privacy")}
         results["report"] = judge(args, cohort, sampler, manifest, terminal)
-    if sampler and sampler.privacy:
-        results["privacy"] = asdict(sampler.privacy)
     if args.results:
         write_json(args.results, describe_run(args, workers) | results)
     workers.gather()  # nobody leaves before the chief has written all
