@@ -3620,12 +3620,17 @@ class TypeClassifier(NamedTuple):
     likelihoods: np.ndarray | None  # of held-out samples under that (quantiles,), if known
 
 
+def check_bayes_rule(sampler: Sampler) -> None:
+    """Find out whether a saved generator can tell types apart."""
+    if not sampler.model.conditional:
+        kind = f"a generator of -m {sampler.model.kind}"
+        raise RnagenError(f"--predict: {kind} has no density of each type; use -m cvae or gaussian")
+
+
 def choose_classifier(experiment: Experiment | None, sampler: Sampler) -> TypeClassifier:
     """Return the best classifier on inner folds, or, without an experiment, the Bayes rule of a saved generator."""
-    factors, kind = sampler.model.factors, sampler.model.kind
-    if not (experiment or sampler.model.conditional):
-        raise RnagenError(f"--predict: a generator of -m {kind} has no density of each type; use -m cvae or gaussian")
     if not experiment:
+        factors = sampler.model.factors
         return TypeClassifier("Bayes rule", math.nan, factors, factors, sampler.likelihoods)
     samples, fits = experiment.dataset.all_training(), classifier_fits(experiment)
     scores = choose_best_on_inner_folds(fits, samples, experiment.seed, functools.partial(fit_rows, experiment))
@@ -3712,7 +3717,6 @@ ATTACKS = {
 }
 CONFIDENCE = 0.95
 SIMULTANEOUS = 1 - (1 - CONFIDENCE) / (2 * len(ATTACKS))  # Bonferroni: an AUC and a share found at 1% of each attack
-UNKNOWN_TRAINING = "the samples that it was trained on are not known; list their ids in a file for --train_ids"
 
 Parameters = tuple[np.ndarray, np.ndarray | None] | None  # means (types, genes), covariance (genes, genes) if known
 
@@ -4625,7 +4629,7 @@ def list_conflicts(args: Args, given: set[str]) -> list[tuple[Any, set[str], str
     loads, trains = args.load_model, not (args.load_model or args.report_only)
     private, gaussian = args.epsilon is not None, args.model == "gaussian"
     others = given - {"results", "seed", "debug"}  # which go with everything
-    tables = {"rnaseq", "types", "type_column", "layer", "data", "transform", "group_regex"}
+    tables = {"rnaseq", "types", "type_column", "layer", "data", "group_regex"}
     judges = tables | {"test_fraction", "train_per_type", "train_ids", "report"}
     counts = {"n_samples", "per_type", "balance"}
     ways, types = counts & given, [name for name, _ in args.per_type or ()]
@@ -4633,10 +4637,11 @@ def list_conflicts(args: Args, given: set[str]) -> list[tuple[Any, set[str], str
     suffixes = {path.suffix for path in (args.rnaseq, new) if path}
     # fmt: off
     return [
-        (args.check, others - tables - {"check", "top_k_types"}, "does not go with --check, which only reads tables"),
+        (args.check, others - tables - {"check", "transform", "top_k_types"},
+         "does not go with --check, which only reads tables"),
         (loads, others - judges - counts - {"load_model", "temperature", "output", "shard", "overwrite", "predict"},
          "does not go with --load_model, whose file settles it"),
-        (args.report_only, others - judges - {"report_only", "top_k_types"},
+        (args.report_only, others - judges - {"report_only", "transform", "top_k_types"},
          "does not go with --report_only, which trains and draws nothing"),
         (loads and not args.report, judges - {"layer"}, "does not go with --load_model without a --report"),
         (not args.rnaseq, {"types", "type_column"}, "give its expression table by --rnaseq as well"),
@@ -4719,7 +4724,7 @@ class Terminal:
                 how = {
                     "private": "made of noised statistics alone",
                     "gaussian": "each type's covariance shrunk to the pooled one by Ledoit-Wolf",
-                }.get(kind, f"the pooled covariance counts as {latent} samples beside a type's own")
+                }.get(kind, f"the pooled covariance counts as {latent} sample{'s' * (latent > 1)} beside a type's own")
                 self.print(f"Factor model: {latent} latent dimensions, {how}")
             case Progress(epoch=0, metrics={"val_loss": loss}):
                 self.print(f"Before training - val_loss: {loss:.4f}")
@@ -4735,7 +4740,7 @@ class Terminal:
                 sd = "" if accuracy.sd is None else f" (sd {accuracy.sd:.4f} over {len(accuracy.values)} trainings)"
                 title = f"\nEvaluate {'on' if name == 'real' else 'again on original'} test data:"
                 self.print(title, f"loss: {loss:.4f} - accuracy: {accuracy.mean:.4f}{sd}")
-        if isinstance(event, Progress):
+        if isinstance(event, Progress) and event.steps:
             if self.bar is None:  # disable=None: where stderr is no terminal
                 self.bar = tqdm.tqdm(total=event.all_steps, leave=False, disable=self.quiet or None)
             self.bar.update(event.steps)
@@ -4987,7 +4992,7 @@ def train(
     dataset = prepare(args.seed, args.train_per_type)
     model = model_config(args, cohort, terminal)
     terminal.print(*format_dataset(dataset, cohort, args))
-    if not len(dataset.validation):
+    if args.test_fraction and not len(dataset.validation):
         terminal.warn("too few training samples to set any aside: val_ figures are of the training samples themselves")
     start_tensorflow()
     if workers.strategy is None and len(tf.config.list_logical_devices("GPU")) > 1:
@@ -5054,12 +5059,15 @@ def predict(args: Args, experiment: Experiment | None, sampler: Sampler, termina
 
 def find_evaluation(args: Args, real: Cohort, sampler: Sampler | None, terminal: Terminal) -> Evaluation:
     """Return what there is to judge a generator by, or a given table, on the split that it was trained on."""
-    judged = sampler
+    judged, transform = sampler, args.transform
     if args.report_only:
         judged = read_cohort(TableConfig(args.report_only, remedy="add the type of each sample"))
         terminal.warn(*judged.notes)
-    real, notes = keep_shared(real, judged.genes, judged.types, str(args.report_only or args.load_model))
-    terminal.warn(*notes)
+    else:
+        transform = sampler.preprocessing.transform  # the units of its parameters
+    if source := args.report_only or args.load_model:
+        real, notes = keep_shared(real, judged.genes, judged.types, str(source))
+        terminal.warn(*notes)
     if args.train_ids:
         training, test, notes = split_by_ids(real, args.train_ids)
         terminal.warn(*notes)
@@ -5068,7 +5076,12 @@ def find_evaluation(args: Args, real: Cohort, sampler: Sampler | None, terminal:
     others = args.load_model and sampler.trained_on != training.fingerprint()
     if others and sampler.trained_on and args.train_ids:
         terminal.warn(f"{args.load_model} was saved with other training samples than those in {args.train_ids}")
-    unknown = UNKNOWN_TRAINING if not args.train_ids and (others or args.report_only) else ""
+    unknown = ""
+    if not args.train_ids and (others or args.report_only):
+        unknown = "the samples that it was trained on are not known; list their ids in a file for --train_ids"
+        if others and sampler.trained_on:
+            again = "give --seed, --test_fraction and --train_per_type as they were, or --train_ids"
+            unknown = f"it was trained on other samples than this split says; {again}"
     if not args.report_only:  # draw samples, in the proportions of the types of the training samples
         shuffled = stream(args.seed, "report types").permutation(training.types)
         labels = np.resize(pd.Index(sampler.types).get_indexer(shuffled), 5000)
@@ -5076,7 +5089,7 @@ def find_evaluation(args: Args, real: Cohort, sampler: Sampler | None, terminal:
         ids = sample_ids(0, len(rows)).astype(str)
         judged = Cohort("synthetic", False, rows, ids, sampler.genes, sampler.types[labels], ids, "")
     saved = released_parameters(sampler, judged.types) if args.save_model or args.load_model else None
-    return align_for_evaluation(training, test, judged, args.transform, unknown, saved)
+    return align_for_evaluation(training, test, judged, transform, unknown, saved)
 
 
 def judge(
@@ -5122,6 +5135,8 @@ def run(args: Args) -> None:
         check_gene_names(args.output, (sampler or cohort).genes)
     plan = SamplingPlan(args.n_samples, tuple(args.per_type or ()), args.balance)
     plan.check((sampler or cohort).types)
+    if args.predict and sampler:
+        check_bayes_rule(sampler)
     if trains:
         experiment, found = train(args, cohort, plan, workers, terminal)
         sampler = experiment.sampler

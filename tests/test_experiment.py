@@ -370,3 +370,11 @@ def test_a_balanced_table_needs_no_rows_and_everything_else_still_works(cohort_f
     assert results["sampling"]["n"] == results["output"]["n"] == 0
     assert results["accuracy"]["real"]["values"] == results["accuracy"]["augmented"]["values"]
     assert Path("o.tsv").read_text().split() == ["Sample", "type", *(f"G{i}" for i in range(20))]
+
+
+def test_what_an_epoch_says_opens_no_bar() -> None:
+    """The bar of a training closes with its last step; the metrics that follow leave none behind."""
+    terminal = rnagen.Terminal()
+    for event in (rnagen.Progress(12, 24), rnagen.Progress(12, 24), rnagen.Progress(0, 24, 1, 1, {"loss": 1.0})):
+        terminal(event)
+    assert terminal.bar is None

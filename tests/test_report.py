@@ -379,13 +379,30 @@ def test_a_model_of_other_samples_is_not_called_private(tables: list[object]) ->
     report = ["--report", "report"]
     other = call("--load_model", "m.safetensors", *tables, *report, "--seed", 5)
     assert other.code == 0, other.err
-    assert "Is private: inconclusive: the samples that it was trained on are not known" in other.out
+    assert "Is private: inconclusive: it was trained on other samples than this split" in other.out
+    assert "--seed, --test_fraction and" in other.out
     training = rnagen.split_cohort(rnagen.read_cohort(rnagen.TableConfig(*map(Path, tables[1::2]))), 0.5, 2021)[0]
     Path("ids.tsv").write_text("\n".join(f"{sample}\tcolumn" for sample in ["Sample", *training.samples]))
     listed = call("--load_model", "m.safetensors", *tables, *report, "--seed", 5, "--train_ids", "ids.tsv")
     assert listed.code == 0, listed.err
     assert "1 of 37 ids in ids.tsv are of no sample that is reported on" in listed.err
     assert json.loads(Path("report/report.json").read_text())["is_private"]["copies"] == {"value": 0, "reference": 0}
+
+
+def test_a_saved_generator_is_judged_in_its_own_units(tmp_path: Path) -> None:
+    """Its parameters are in the units that it was trained in, whatever the table would ask for."""
+    table = make_table(rows=60)
+    table.iloc[:, :-1] = np.exp2(table.iloc[:, :-1])
+    tables = write_tables(tmp_path, table)
+    keep = ("-m", "gaussian", "--transform", "none", "-d", 3, "--trainings", 2, "-n", 50)
+    run = call(*tables, *keep, "--save_model", "m.safetensors", "--report", "one")
+    assert run.code == 0, run.err
+    loaded = call("--load_model", "m.safetensors", *tables, "--report", "two")
+    assert loaded.code == 0, loaded.err
+    first, second = (json.loads(Path(f"{name}/report.json").read_text()) for name in ("one", "two"))
+    assert first["is_private"] == second["is_private"] and first["looks_real"] == second["looks_real"]
+    line = call("--load_model", "m.safetensors", *tables, "--report", "d", "--transform", "log2").error(2)
+    assert "argument --transform: does not go with --load_model, whose file settles it" in line
 
 
 def test_counts_are_judged_on_their_log_scale(tmp_path: Path) -> None:
