@@ -1,8 +1,10 @@
 """The experiment as a user runs it: every printed line, the results file, the plot, determinism, leakage."""
 
 import csv
+import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -372,9 +374,17 @@ def test_a_balanced_table_needs_no_rows_and_everything_else_still_works(cohort_f
     assert Path("o.tsv").read_text().split() == ["Sample", "type", *(f"G{i}" for i in range(20))]
 
 
-def test_what_an_epoch_says_opens_no_bar() -> None:
+def test_what_an_epoch_says_opens_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bar of a training closes with its last step; the metrics that follow leave none behind."""
+
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Screen())
     terminal = rnagen.Terminal()
-    for event in (rnagen.Progress(12, 24), rnagen.Progress(12, 24), rnagen.Progress(0, 24, 1, 1, {"loss": 1.0})):
+    terminal(rnagen.Progress(12, 24))
+    assert terminal.bar is not None
+    for event in (rnagen.Progress(12, 24), rnagen.Progress(0, 24, 1, 1, {"loss": 1.0})):
         terminal(event)
     assert terminal.bar is None
