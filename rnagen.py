@@ -4453,7 +4453,7 @@ def draw_attacks(axes: matplotlib.axes.Axes, attacks: dict[str, Attack] | Unavai
     axes.set(xlabel="others taken for members", ylabel="members found", xscale="log", yscale="log")
     axes.set(xlim=(1e-3, 1), ylim=(1e-3, 1))  # what matters is who is found at few false alarms (Carlini et al. 2022)
     axes.axvline(0.01, color=OTHER_COLOUR, linewidth=0.8)
-    axes.legend(title="AUC", loc="lower right", borderpad=0.2, handlelength=2, fontsize=11)
+    axes.legend(title="AUC", loc="lower right", borderpad=0.2, handlelength=1.5, labelspacing=0.2, fontsize=10)
 
 
 def draw_report(path: Path, evaluation: Evaluation, report: dict[str, Any], title: str) -> None:
