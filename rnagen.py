@@ -127,6 +127,11 @@ def shorten(name: str, most: int = 20) -> str:
     return name if len(name) <= most else name[: most - 3] + "..."
 
 
+def wrap(line: str) -> str:
+    """Break a line at 80 characters."""
+    return textwrap.fill(line, 80, subsequent_indent="  ", break_on_hyphens=False)
+
+
 def list_some(names: Iterable[str]) -> str:
     """List the first five of some names, and count the rest."""
     names = sorted(map(shorten, names))
@@ -1117,7 +1122,7 @@ class Preprocessing:
         floor = 0.0 if lowest >= 0 else float(lowest) if at_floor else -np.inf
         values = to_training_units(expression, np.full(expression.shape[1], True), transform)
         low, high = np.fmin.reduce(values), np.fmax.reduce(values)  # NaN only where the whole column is
-        kept = high - low > np.finfo(np.float32).tiny * 1e6
+        kept = high - low > np.finfo(np.float32).tiny * 1e6  # dividing by less would overflow
         if not kept.any():
             raise RnagenError("every gene is constant or missing in the training samples; there is nothing to learn")
         constant = np.where(kept, np.nan, np.fmin.reduce(expression))
@@ -3271,10 +3276,6 @@ def run_experiment(
     def draw_control(number: int) -> Samples:
         return draw_copies(train, labels[number], stream(seed, "copies", number))
 
-    def draw_synthetic(number: int) -> Samples:
-        drawn = (labels[number], seed, f"training {number}", config.temperature)
-        return experiment.sampler.samples_after(train, dataset.preprocessing, *drawn)
-
     report(Started("real"))
     real = finish("real", classifiers.start(lambda number: train, own_stops + stops[: config.compare], report))
     control = classifiers.start(draw_control, stops)  # meanwhile, since it needs no generator
@@ -3282,6 +3283,10 @@ def run_experiment(
     trained = train_generator(model, dataset, seed, workers, report)
     report(trained)
     experiment = Experiment(dataset, config, seed, trained, labels[0])
+
+    def draw_synthetic(number: int) -> Samples:
+        drawn = (labels[number], seed, f"training {number}", config.temperature)
+        return trained.sampler.samples_after(train, dataset.preprocessing, *drawn)
 
     report(Started("sampling", n_synthetic=n_synthetic))
     start = time.perf_counter()
@@ -4383,8 +4388,7 @@ def format_report(report: dict[str, Any], kinds: dict[str, Samples], origin: str
         cells = "".join(f"{'/'.join(format_pair(found, 3)):>13s}" for found in shown)
         lines.append(f"  {shorten(entry['type'], 25):25s}{cells}")
     for group, (_, question) in GROUPS.items():
-        words = f"{question}: {report['verdicts'][group]['words']}"
-        lines += textwrap.wrap(words, 80, subsequent_indent="  ", break_on_hyphens=False)
+        lines.append(wrap(f"{question}: {report['verdicts'][group]['words']}"))
     return lines
 
 
@@ -4686,11 +4690,6 @@ def parse_arguments(argv: Sequence[str] | None) -> Args:
 # ---- command line: what is printed, and when ---------------------------------------------------------------------
 
 
-def wrap(line: str) -> str:
-    """Break a line at 80 characters."""
-    return textwrap.fill(line, 80, subsequent_indent="  ", break_on_hyphens=False)
-
-
 class Terminal:
     """Prints results on stdout, notes on stderr, and a live bar there if it is a terminal; nothing of it if quiet."""
 
@@ -4806,8 +4805,8 @@ def format_p_value(p_value: float | None) -> str:
     return "" if p_value is None else f"{p_value:.3f}" if p_value >= 0.001 else "<0.001"
 
 
-def format_comparison(comparison: Comparison, words: str, repeats: int) -> list[str]:
-    """Return a table of classifiers, each one's gain over the control, and the verdict in words."""
+def format_comparison(comparison: Comparison, repeats: int) -> list[str]:
+    """Return a table of classifiers, with each one's gain over the control."""
     chance = any(gain.p_value is not None for gain in comparison.gains.values())
     lines = [
         f"\nCompare classifiers{f' over {repeats} splits' * (repeats > 1)} (gain in balanced accuracy over",
@@ -4821,7 +4820,7 @@ def format_comparison(comparison: Comparison, words: str, repeats: int) -> list[
         if name != CONTROL:
             line += f" {in_points(gain):>22s} {format_p_value(gain.p_value):>6s}"
         lines.append(line.rstrip())
-    return [*lines, wrap(words)]
+    return lines
 
 
 # ---- command line: a run, from tables to files --------------------------------------------------------------------
@@ -4955,7 +4954,7 @@ def combine_splits(args: Args, cohort: Cohort, splits: list[Split], terminal: Te
     if args.compare:
         comparison = compare_classifiers(splits, args.test_fraction)
         words = verdict(comparison)
-        terminal.print(*format_comparison(comparison, words, args.repeats))
+        terminal.print(*format_comparison(comparison, args.repeats), wrap(words))
         gains = {name: {"measure": "balanced_accuracy", **asdict(gain)} for name, gain in comparison.gains.items()}
         results["compare"] = [{"name": name, **comparison.scores[name], "gain": gains[name]} for name in gains]
         results |= {"inner_folds": comparison.fold_scores, "verdict": words}
