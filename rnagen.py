@@ -4388,7 +4388,7 @@ def format_report(report: dict[str, Any], kinds: dict[str, Samples], origin: str
         cells = "".join(f"{'/'.join(format_pair(found, 3)):>13s}" for found in shown)
         lines.append(f"  {shorten(entry['type'], 25):25s}{cells}")
     for group, (_, question) in GROUPS.items():
-        lines.append(wrap(f"{question}: {report['verdicts'][group]['words']}"))
+        lines += wrap(f"{question}: {report['verdicts'][group]['words']}").splitlines()
     return lines
 
 
