@@ -112,7 +112,7 @@ def test_types_named_like_other_columns(tmp_path: Path) -> None:
     table = make_table(types=("fit", "type", "other"))
     new = table.drop(columns="type")
     new.to_csv("new.tsv", sep="\t")
-    learn = (*write_tables(tmp_path, table), "-m", "gaussian", "--test_fraction", 0)
+    learn = (*write_tables(tmp_path, table), "-m", "gaussian", "--test_fraction", 0, "-n", 200)
     assert call(*learn, "--predict", "new.tsv", "out.tsv").code == 0
     out = pd.read_csv("out.tsv", sep="\t")
     assert out.columns.tolist() == ["Sample", "type", "probability", "fit", "p_fit", "other", "p_type"]
@@ -143,12 +143,12 @@ def test_counts_are_told_from_logs(tmp_path: Path) -> None:
     counts = rnagen.simulate_cohort(300, 40, 3, seed=1, counts=True)
     table = pd.DataFrame(counts.expression, pd.Index(counts.samples, name="Sample"), counts.genes)
     table.assign(type=counts.types).to_parquet("cohort.parquet")
-    learn = ("--rnaseq", "cohort.parquet", "-m", "gaussian", "--test_fraction", 0)
+    learn = ("--rnaseq", "cohort.parquet", "-m", "gaussian", "--test_fraction", 0, "-n", 200)
     table.iloc[:20].to_csv("new.csv")
-    assert call(*learn, "--predict", "new.csv", "out.csv").code == 0
+    assert call(*learn, "--predict", "new.csv", "out.csv", "--save_model", "m.safetensors").code == 0
     assert (pd.read_csv("out.csv")["type"].to_numpy() == counts.types[:20]).mean() > 0.7
     np.log2(table.iloc[:20] + 1).to_csv("logs.csv")
-    assert "is on another scale" in call(*learn, "--predict", "logs.csv", "other.csv").error(1)
+    assert "is on another scale" in call("--load_model", "m.safetensors", "--predict", "logs.csv", "x.csv").error(1)
 
 
 def test_a_generator_without_types_has_no_bayes_rule(cohort: tuple[pd.DataFrame, pd.DataFrame], tmp_path: Path) -> None:
