@@ -2906,12 +2906,13 @@ def train_generator(
             report(f"the latent is unused (KL below {UNUSED_LATENT} nats): samples of a type differ by noise alone")
     else:
         report("nothing to validate on: the generator stays what training would start from")
+    trainer.release()
     if everything and validates:
         steps, samples = epoch * trainer.steps_per_epoch, dataset.all_training()
         trainer = start_network(fit_to(samples), samples, config, dataset, seed, workers)
         if steps:
             trainer.advance(steps)
-    trainer.release()
+        trainer.release()
     trainer.network.finish(samples, seed, trained=epoch > 0)
     return finish(trainer.network)
 
@@ -3186,7 +3187,8 @@ class Split(NamedTuple):
     @property
     def published(self) -> dict[str, str]:
         """The arms of the original experiment, and its control, by their keys in the results."""
-        return {"real": "real", "same_steps": CONTROL, "augmented": next(arm for arm in self.arms if "this " in arm)}
+        ours = next(arm for arm in self.arms if arm.startswith("this "))
+        return {"real": "real", "same_steps": CONTROL, "augmented": ours}
 
     def accuracies(self, arm: str) -> np.ndarray:
         """Return the accuracies (trainings, stops) of an arm."""
@@ -3555,19 +3557,18 @@ def compare_classifiers(splits: Sequence[Split], test_fraction: float) -> Compar
         gains = [split.gain(arm, over, balanced=True) for split in splits]
         return gains[0] if len(gains) == 1 else between_splits(np.array([one.mean for one in gains]), test_fraction)
 
-    arms = splits[0].arms
+    arms, ours = splits[0].arms, splits[0].published["augmented"]
+    gains = {arm: gain(arm, CONTROL) for arm in arms}
     scores = {
         arm: mean_scores([score_predictions(one[0], split.test.y) for split in splits for one in split.arms[arm]])
         for arm in arms
     }
     on_folds = mean_scores([split.fold_scores for split in splits])
     fold_scores = dict(sorted(on_folds.items(), key=lambda item: -item[1]))
-    with_synthetic = [arm for arm in fold_scores if arm.endswith(WITH_SYNTHETIC) or arm.startswith("this ")]
-    alone = next(arm for arm in fold_scores if arm not in with_synthetic)
-    synthetic, found = next(iter(with_synthetic), ""), (None, None)
-    if splits[0].n_synthetic:
-        found = gain(splits[0].published["augmented"], CONTROL), gain(synthetic, alone)
-    return Comparison(scores, {arm: gain(arm, CONTROL) for arm in arms}, fold_scores, alone, synthetic, *found)
+    with_synthetic = [arm for arm in fold_scores if arm == ours or arm.endswith(WITH_SYNTHETIC)]
+    alone, synthetic = next(arm for arm in fold_scores if arm not in with_synthetic), with_synthetic[0]
+    found = (gains[ours], gain(synthetic, alone)) if splits[0].n_synthetic else (None, None)
+    return Comparison(scores, gains, fold_scores, alone, synthetic, *found)
 
 
 def accuracy_by_epoch(repeats: Sequence[np.ndarray], test_fraction: float) -> list[dict[str, float]]:
@@ -3972,7 +3973,8 @@ def fidelity(evaluation: Evaluation, kind: str) -> dict[str, Any]:
     samples, test = pair = even[kind], even["test"]
     require(len(test), MIN_ROWS, "samples of each kind")
     require(len(evaluation.sd), MIN_GENES, "genes")
-    distances, usual = (gene_distances(one.x, test.x) for one in (samples, even["training"]))
+    distances = gene_distances(samples.x, test.x)
+    usual = distances if kind == "training" else gene_distances(even["training"].x, test.x)
     means, variances = zip(*(type_moments(one, evaluation) for one in pair), strict=True)
     rows = stream(seed, "report width").permutation(len(test))[:BLOCK]
     apart = sklearn.metrics.pairwise_distances(even["training"].x[rows], test.x[rows])
